@@ -1,0 +1,5 @@
+"""`python -m sync_server` is `weightsync`."""
+
+from sync_server.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The commands of `weightsync` that belong to the server: serve, config, check."""

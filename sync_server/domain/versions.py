@@ -1,0 +1,250 @@
+"""Weight versions of one run: what may be pushed, what is served, what is retired.
+
+A version is identified by number and digest: a trainer that resumed from an older checkpoint
+goes back, and numbers are used again with other bytes. Decisions change nothing; `put`, `retire`
+and `point_at` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from sync_server.domain.errors import (
+    InvalidArgument,
+    VersionExists,
+    VersionInUse,
+    VersionNotFound,
+    VersionNotNewer,
+    VersionPinned,
+    VersionRetired,
+)
+from sync_server.domain.leases import Instant
+
+MAX_VERSION = 2**63 - 1
+DEFAULT_KEEP = 2
+_REMEMBERED_RETIRED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pusher:
+    """Who pushed: a worker's name and generation; empty and 0 without a lease."""
+
+    worker_id: str = ""
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Keeps a version until `expires_at` (wall seconds; None: until it is taken back)."""
+
+    owner: str
+    expires_at: float | None = None
+
+    def holds(self, now: Instant) -> bool:
+        """Whether the pin still counts."""
+        return self.expires_at is None or now.wall < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One complete, verified, visible version."""
+
+    number: int
+    digest: str
+    size_bytes: int
+    tensor_count: int
+    blob_id: str
+    tensor_digests: bytes  # 8 big-endian bytes a tensor, in the order of the file
+    pusher: Pusher
+    committed_at: float  # wall seconds
+    revision: int
+    pins: tuple[Pin, ...] = ()
+
+    def pinned(self, now: Instant) -> bool:
+        """Whether any pin still holds."""
+        return any(pin.holds(now) for pin in self.pins)
+
+
+class Cause(Enum):
+    """Why a version can no longer be pulled."""
+
+    RETENTION = "retention"
+    SUPERSEDED = "superseded"
+    DELETED = "deleted"
+    DAMAGED = "damaged"
+
+
+class Admission(Enum):
+    """What is to be done with a push."""
+
+    UPLOAD = "upload"  # the bytes are needed
+    DONE = "done"  # the version is there with the same digest
+    REWIND = "rewind"  # the bytes are there, but explorers must go back to them
+
+
+class VersionBook:
+    """The versions of one run."""
+
+    def __init__(self) -> None:
+        self._active: dict[int, Version] = {}
+        self._retired: dict[int, Cause] = {}
+        self.current: int | None = None
+        # The highest number of which explorers may hold bytes that are no longer the run's.
+        self.superseded_max: int | None = None
+
+    # --- reading
+
+    def all(self) -> list[Version]:
+        """Every version that can be pulled, the one that became visible last first."""
+        return sorted(self._active.values(), key=lambda v: v.revision, reverse=True)
+
+    def latest(self) -> Version | None:
+        """The version that explorers are given."""
+        return None if self.current is None else self._active[self.current]
+
+    def get(self, number: int) -> Version:
+        """One version. Raises VersionRetired where it is known to have existed, else VersionNotFound."""
+        version = self._active.get(number)
+        if version is not None:
+            return version
+        latest = "there is none yet" if self.current is None else f"the newest is {self.current}"
+        cause = self._retired.get(number)
+        if cause is not None:
+            raise VersionRetired(
+                f"version {number} was retired ({cause.value}); {latest}",
+                version=number,
+                cause=cause.value,
+            )
+        raise VersionNotFound(f"no version {number}; {latest}", version=number)
+
+    # --- deciding
+
+    def admit(self, number: int, digest: str, pusher: Pusher) -> Admission:
+        """Whether a push of `number` is needed, done already, or refused.
+
+        Within one trainer generation numbers only rise. Another generation may go back: it
+        resumed from an older checkpoint. Raises VersionExists for other bytes under a number that
+        is in use, VersionNotNewer for a number not above the newest. Neither is worth a retry.
+        """
+        check_number(number)
+        latest = self.latest()
+        if latest is None:
+            return Admission.UPLOAD
+        same_lineage = pusher == latest.pusher or not pusher.worker_id
+        existing = self._active.get(number)
+        if existing is not None and existing.digest == digest:
+            went_back = number < latest.number and not same_lineage
+            return Admission.REWIND if went_back else Admission.DONE
+        if number > latest.number:
+            return Admission.UPLOAD
+        if not same_lineage:
+            return Admission.UPLOAD
+        if existing is not None:
+            raise VersionExists(
+                f"version {number} exists with other bytes ({existing.digest})",
+                version=number,
+                digest=existing.digest,
+            )
+        raise VersionNotNewer(
+            f"version {number} is not above the newest, {latest.number}",
+            version=number,
+            latest=latest.number,
+        )
+
+    def superseded_by(self, number: int, now: Instant) -> list[Version]:
+        """The versions that a commit of `number` makes obsolete: those at or above it.
+
+        A pinned one above it stays until its number is used again: someone still evaluates it.
+        """
+        return [
+            version
+            for version in self.all()
+            if version.number == number or (version.number > number and not version.pinned(now))
+        ]
+
+    def beyond_retention(self, committed: Version, keep: int, now: Instant) -> list[Version]:
+        """The versions that are neither `committed`, nor among the newest `keep`, nor pinned."""
+        others = [version for version in self.all() if version.number != committed.number]
+        return [version for version in others[max(keep, 1) - 1 :] if not version.pinned(now)]
+
+    def pin(self, number: int, owner: str, ttl: float | None, now: Instant) -> Version:
+        """The version with `owner`'s pin set anew. Raises InvalidArgument, and what `get` raises."""
+        check_owner(owner)
+        version = self.get(number)
+        kept = [p for p in version.pins if p.owner != owner and p.holds(now)]
+        pin = Pin(owner, None if ttl is None else now.wall + ttl)
+        return replace(version, pins=tuple(sorted([*kept, pin], key=lambda p: p.owner)))
+
+    def unpin(self, number: int, owner: str, now: Instant) -> Version:
+        """The version without `owner`'s pin; taking back what is not there is fine."""
+        check_owner(owner)
+        version = self.get(number)
+        kept = tuple(p for p in version.pins if p.owner != owner and p.holds(now))
+        return replace(version, pins=kept)
+
+    def delete(self, number: int, now: Instant) -> Version:
+        """The version to delete. Raises VersionInUse for the served one, VersionPinned for a pinned one."""
+        version = self.get(number)
+        if number == self.current:
+            raise VersionInUse(f"version {number} is the one explorers are given", version=number)
+        if version.pinned(now):
+            owners = ", ".join(p.owner for p in version.pins if p.holds(now))
+            raise VersionPinned(f"version {number} is pinned by {owners}", version=number)
+        return version
+
+    # --- changing
+
+    def put(self, version: Version) -> None:
+        """Stores a record that a decision returned."""
+        self._active[version.number] = version
+        self._retired.pop(version.number, None)
+
+    def point_at(self, number: int) -> None:
+        """Serves `number` from now on. Going back remembers how far explorers had come."""
+        self.current, self.superseded_max = self.pointers_at(number)
+
+    def pointers_at(self, number: int) -> tuple[int, int | None]:
+        """`current` and `superseded_max` as `point_at(number)` would leave them."""
+        if self.current is None or number > self.current:
+            return number, self.superseded_max
+        return number, max(self.current, self.superseded_max or 0)
+
+    def retire(self, number: int, blob_id: str, cause: Cause) -> None:
+        """Forgets a version and remembers why (of the last thousand).
+
+        The blob tells which one is meant: the number may already be in use again.
+        """
+        version = self._active.get(number)
+        if version is None or version.blob_id != blob_id:
+            return
+        del self._active[number]
+        self._retired[number] = cause
+        if self.current == number:
+            self.current = None
+        while len(self._retired) > _REMEMBERED_RETIRED:
+            self._retired.pop(next(iter(self._retired)))
+
+    def restore(
+        self, versions: Iterable[Version], current: int | None, superseded_max: int | None
+    ) -> None:
+        """Puts records back after a restart."""
+        for version in versions:
+            self.put(version)
+        self.current = current if current in self._active else None
+        self.superseded_max = superseded_max
+
+
+def check_number(number: int) -> None:
+    """Raises InvalidArgument for anything but a training step."""
+    if not 0 <= number <= MAX_VERSION:
+        raise InvalidArgument(f"version {number}: 0 to 2**63-1 is allowed", field="version")
+
+
+def check_owner(owner: str) -> None:
+    """Raises InvalidArgument for a pin's owner that can't be shown in one line."""
+    if not 1 <= len(owner) <= 128 or not owner.isprintable():
+        raise InvalidArgument(
+            f"pin owner {owner[:64]!r}: 1 to 128 printable characters are allowed", field="owner"
+        )

@@ -1,0 +1,226 @@
+"""The server process: builds the parts, serves, and shuts down in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import structlog
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from sync_server.catalog import Catalog
+from sync_server.config import ServerSettings, split_address
+from sync_server.coordinator import Coordinator
+from sync_server.journal import Journal
+from sync_server.services.runs import RunServicer
+from sync_server.services.status import ErrorInterceptor
+from sync_server.services.weights import WeightServicer
+from sync_server.services.workers import WorkerServicer
+from sync_server.storage.base import StateStore, StorageError
+from sync_server.storage.disk import DiskBlobStore
+from sync_server.storage.memory import MemoryStateStore
+from sync_server.uploads import Uploads
+from weightsync.v1 import (
+    progress_pb2,
+    progress_pb2_grpc,
+    rendezvous_pb2,
+    rendezvous_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
+    weights_pb2,
+    weights_pb2_grpc,
+    workers_pb2,
+    workers_pb2_grpc,
+)
+
+_log = structlog.get_logger(__name__)
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (runs_pb2, "RunService"),
+        (workers_pb2, "WorkerService"),
+        (weights_pb2, "WeightService"),
+        (rendezvous_pb2, "RendezvousService"),
+        (progress_pb2, "ProgressService"),
+    )
+)
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # Otherwise a second server on the same port binds silently and takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    # A burst of thousands of long polls would be cancelled.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    # Clients ping every 10 s; a server that allows less often answers GOAWAY too_many_pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A client whose host vanished is noticed within 30 s, and its upload and waits with it.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+class StartError(Exception):
+    """The server can't start: one line that says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where the server serves, as `host:port`; None: that plane is not served."""
+
+    grpc: str
+    http: str | None = None
+    metrics: str | None = None
+
+
+class Server:
+    """One weightsync server. `start`, then `stop` once."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._grpc: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+
+    async def start(self) -> Endpoints:
+        """Restores the state and serves. Raises StartError."""
+        settings = self._settings
+        try:
+            self._blobs = DiskBlobStore(settings.blobs)
+            self._coordinator = Coordinator(Journal(_open_state(settings)))
+            await self._coordinator.start()
+        except StorageError as error:
+            raise StartError(str(error)) from error
+        kept = {
+            version.blob_id
+            for run in self._coordinator.runs()
+            for version in run.versions.all()
+        }
+        swept = await asyncio.to_thread(self._blobs.sweep, kept)
+        if swept:
+            _log.info("forgot unfinished and orphaned blobs", count=len(swept))
+        self._catalog = Catalog(self._blobs)
+        self._coordinator.observe(self._catalog.on_event)
+        self._grpc = self._build()
+        endpoints = Endpoints(grpc=self._bind(self._grpc))
+        await self._grpc.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving", grpc=endpoints.grpc, data_dir=str(settings.data_dir), blobs=str(settings.blobs))
+        return endpoints
+
+    async def stop(self) -> None:
+        """NOT_SERVING, then waiters are released, then calls end, then what is left is stored."""
+        assert self._grpc is not None
+        _log.info("stopping")
+        await self._health.enter_graceful_shutdown()
+        # First the waits: `stop` would sit out the whole grace with them parked.
+        self._coordinator.release_waiters()
+        await self._grpc.stop(self._settings.shutdown_grace)
+        await self._catalog.close()
+        await self._coordinator.close()
+        await asyncio.to_thread(self._blobs.close)
+        _log.info("stopped")
+
+    def _build(self) -> grpc.aio.Server:
+        settings = self._settings
+        uploads = Uploads(
+            self._coordinator,
+            self._blobs,
+            self._catalog,
+            keep=settings.keep_versions,
+            max_uploads=settings.max_uploads,
+            max_header_bytes=settings.max_header_mib << 20,
+        )
+        weights = WeightServicer(
+            self._coordinator, uploads, self._catalog, keep=settings.keep_versions
+        )
+        server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS)
+        # The first handler that knows a method serves it: the raw streams go first.
+        server.add_generic_rpc_handlers((weights.raw_stream_handlers(),))
+        weights_pb2_grpc.add_WeightServiceServicer_to_server(weights, server)
+        runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(self._coordinator), server)
+        workers_pb2_grpc.add_WorkerServiceServicer_to_server(
+            WorkerServicer(self._coordinator), server
+        )
+        rendezvous_pb2_grpc.add_RendezvousServiceServicer_to_server(
+            rendezvous_pb2_grpc.RendezvousServiceServicer(), server
+        )
+        progress_pb2_grpc.add_ProgressServiceServicer_to_server(
+            progress_pb2_grpc.ProgressServiceServicer(), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        # With the details' descriptors at hand, grpcurl prints the reason of an error.
+        assert error_details_pb2.DESCRIPTOR.name
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        return server
+
+    def _bind(self, server: grpc.aio.Server) -> str:
+        host, _ = split_address(self._settings.listen)
+        try:
+            port = server.add_insecure_port(self._settings.listen)
+        except RuntimeError as error:
+            raise StartError(
+                f"can't listen on {self._settings.listen}: the port is in use, "
+                "or the address is not of this machine"
+            ) from error
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def _set_health(self, status: Any) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+
+async def serve(settings: ServerSettings, ready_file: Path | None) -> None:
+    """Serves until SIGTERM or SIGINT. Raises StartError."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = Server(settings)
+    endpoints = await server.start()
+    try:
+        if ready_file is not None:
+            write_ready_file(ready_file, endpoints)
+        await stopping.wait()
+    finally:
+        await server.stop()
+
+
+def write_ready_file(path: Path, endpoints: Endpoints) -> None:
+    """Writes the file whole: who sees it sees all of it. Raises StartError."""
+    content = {
+        "grpc": endpoints.grpc,
+        "http": endpoints.http,
+        "metrics": endpoints.metrics,
+        "pid": os.getpid(),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise StartError(f"can't write the ready file {path}: {error.strerror}") from error
+
+
+def _open_state(settings: ServerSettings) -> StateStore:
+    if settings.state_store == "memory":
+        return MemoryStateStore()
+    from sync_server.storage.sqlite import SqliteStateStore  # noqa: PLC0415 - only where it is used
+
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"can't write the data directory {settings.data_dir}: {error.strerror}"
+        ) from error
+    return SqliteStateStore(settings.data_dir / "state.sqlite3")

@@ -1,0 +1,262 @@
+"""WeightService: versions, their bytes, and waiting for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from sync_server.catalog import Catalog
+from sync_server.coordinator import Coordinator
+from sync_server.domain import commands
+from sync_server.domain.errors import InvalidArgument, InvalidStream, VersionExists
+from sync_server.domain.versions import Pusher
+from sync_server.domain.waits import Held, Outcome, is_rewound
+from sync_server.downloads import plan_download
+from sync_server.services import convert
+from sync_server.uploads import Uploaded, UploadRequest, Uploads, UploadSession
+from weightsync import names
+from weightsync.frames import CHUNK_BYTES, chunk_frame, download_header_frame, read_upload_frame
+from weightsync.v1 import weights_pb2 as pb
+from weightsync.v1 import weights_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+DEFAULT_WAIT_SECONDS = 30.0
+MAX_WAIT_SECONDS = 3600.0
+MAX_PIN_SECONDS = 366 * 86400.0
+
+
+class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
+    """Weight versions. The two byte streams are served raw; see `raw_stream_handlers`."""
+
+    def __init__(
+        self, coordinator: Coordinator, uploads: Uploads, catalog: Catalog, *, keep: int
+    ) -> None:
+        self._coordinator = coordinator
+        self._uploads = uploads
+        self._catalog = catalog
+        self._keep = keep
+
+    def raw_stream_handlers(self) -> grpc.GenericRpcHandler:
+        """UploadWeights and DownloadWeights on plain bytes; see `weightsync.frames`.
+
+        To be added to the server before the generated handlers of the same service.
+        """
+        return grpc.method_handlers_generic_handler(
+            "weightsync.v1.WeightService",
+            {
+                "UploadWeights": grpc.stream_unary_rpc_method_handler(
+                    self.upload_frames,
+                    request_deserializer=None,
+                    response_serializer=pb.UploadWeightsResponse.SerializeToString,
+                ),
+                "DownloadWeights": grpc.unary_stream_rpc_method_handler(
+                    self.download_frames,
+                    request_deserializer=pb.DownloadWeightsRequest.FromString,
+                    response_serializer=None,
+                ),
+            },
+        )
+
+    async def upload_frames(
+        self, frames: AsyncIterator[bytes], context: Context
+    ) -> pb.UploadWeightsResponse:
+        """Header, then chunks; committed at the end of the stream."""
+        run_id, session = "", None
+        try:
+            async for frame in frames:
+                message = read_upload_frame(frame)
+                if session is not None:
+                    if isinstance(message, pb.UploadWeightsHeader):
+                        raise InvalidStream("a second header: only chunks may follow the first")
+                    await session.write(message)
+                    continue
+                if not isinstance(message, pb.UploadWeightsHeader):
+                    raise InvalidStream("the stream begins with a chunk: send the header first")
+                request = _upload_request(message)
+                run_id = request.run_id
+                begun = await self._uploads.begin(request)
+                if isinstance(begun, Uploaded):
+                    return _upload_response(run_id, begun)
+                session = begun
+            if session is None:
+                raise InvalidStream("the stream is empty: send the header first")
+            return _upload_response(run_id, await self._uploads.finish(session))
+        finally:
+            if isinstance(session, UploadSession):
+                await asyncio.shield(self._uploads.abandon(session))
+
+    async def download_frames(
+        self, request: pb.DownloadWeightsRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        """Header, then chunks from `read_offset` on."""
+        run_id, number = names.parse_version(request.name)
+        version = self._coordinator.run(run_id).versions.get(number)
+        if request.expected_digest and request.expected_digest != version.digest:
+            raise VersionExists(
+                f"version {number} now has other bytes ({version.digest})",
+                version=number,
+                digest=version.digest,
+            )
+        async with self._catalog.reading(version) as blob:
+            download = plan_download(blob, request.tensor_names, request.read_offset)
+            yield download_header_frame(
+                pb.DownloadWeightsHeader(
+                    weight_version=convert.version(run_id, version),
+                    size_bytes=download.size_bytes,
+                    digest=download.digest,
+                )
+            )
+            for piece in download.pieces(request.read_offset, CHUNK_BYTES):
+                yield chunk_frame(*piece)
+
+    async def PublishWeightVersion(
+        self, request: pb.PublishWeightVersionRequest, context: Context
+    ) -> pb.PublishWeightVersionResponse:
+        """The notice that nothing is new. Versions without bytes are not implemented yet."""
+        run_id, _ = names.parse_version(request.name)
+        if request.WhichOneof("source") != "nothing_new":
+            raise NotImplementedError
+        pusher = Pusher(convert.own_worker(request.worker, run_id), request.generation)
+        await self._coordinator.transact(
+            run_id,
+            lambda run, now: commands.nothing_new(run, now, pusher=pusher),
+            durable=False,
+            request=("PublishWeightVersion", request.request_id),
+        )
+        return pb.PublishWeightVersionResponse()
+
+    async def WaitWeightVersion(
+        self, request: pb.WaitWeightVersionRequest, context: Context
+    ) -> pb.WaitWeightVersionResponse:
+        """The long poll."""
+        run_id = names.parse_run(request.parent)
+        max_wait = (
+            convert.seconds(request.max_wait, "max_wait", MAX_WAIT_SECONDS)
+            if request.HasField("max_wait")
+            else DEFAULT_WAIT_SECONDS
+        )
+        after = request.after_version if request.HasField("after_version") else None
+        held = Held(after, request.after_digest)
+        who = convert.own_worker(request.worker, run_id)
+        outcome = await self._coordinator.wait_version(run_id, held, max_wait, who)
+        run = self._coordinator.run(run_id)
+        latest = run.versions.latest()
+        reached = outcome is Outcome.REACHED
+        return pb.WaitWeightVersionResponse(
+            reached=reached,
+            weight_version=None if latest is None else convert.version(run_id, latest),
+            trainer_state=convert.trainer_state(run),
+            rewound=reached and is_rewound(run.versions, held),
+            outcome=convert.outcome(outcome),
+        )
+
+    async def GetWeightVersion(
+        self, request: pb.GetWeightVersionRequest, context: Context
+    ) -> pb.GetWeightVersionResponse:
+        """One version."""
+        run_id, number = names.parse_version(request.name)
+        version = self._coordinator.run(run_id).versions.get(number)
+        return pb.GetWeightVersionResponse(weight_version=convert.version(run_id, version))
+
+    async def ListWeightVersions(
+        self, request: pb.ListWeightVersionsRequest, context: Context
+    ) -> pb.ListWeightVersionsResponse:
+        """Newest first."""
+        run_id = names.parse_run(request.parent)
+        start, stop = convert.page(request.page_size, request.page_token)
+        versions = self._coordinator.run(run_id).versions.all()
+        return pb.ListWeightVersionsResponse(
+            weight_versions=[convert.version(run_id, v) for v in versions[start:stop]],
+            next_page_token=convert.next_page_token(stop, len(versions)),
+        )
+
+    async def ListTensors(
+        self, request: pb.ListTensorsRequest, context: Context
+    ) -> pb.ListTensorsResponse:
+        """In the order of their bytes."""
+        run_id, number = names.parse_version(request.name)
+        start, stop = convert.page(request.page_size, request.page_token)
+        version = self._coordinator.run(run_id).versions.get(number)
+        async with self._catalog.reading(version) as blob:
+            entries = blob.layout.tensors
+            digests = blob.tensor_digests()
+        return pb.ListTensorsResponse(
+            tensors=[
+                pb.TensorInfo(
+                    name=entry.name,
+                    dtype=entry.dtype,
+                    shape=entry.shape,
+                    size_bytes=entry.nbytes,
+                    digest=digests[entry.name],
+                )
+                for entry in entries[start:stop]
+            ],
+            next_page_token=convert.next_page_token(stop, len(entries)),
+        )
+
+    async def PinWeightVersion(
+        self, request: pb.PinWeightVersionRequest, context: Context
+    ) -> pb.PinWeightVersionResponse:
+        """Keeps a version."""
+        run_id, number = names.parse_version(request.name)
+        ttl = None
+        if request.HasField("ttl"):
+            ttl = convert.seconds(request.ttl, "ttl", MAX_PIN_SECONDS)
+        version = await self._coordinator.transact(
+            run_id,
+            lambda run, now: commands.pin(run, now, number=number, owner=request.owner, ttl=ttl),
+            request=("PinWeightVersion", request.request_id),
+        )
+        return pb.PinWeightVersionResponse(weight_version=convert.version(run_id, version))
+
+    async def UnpinWeightVersion(
+        self, request: pb.UnpinWeightVersionRequest, context: Context
+    ) -> pb.UnpinWeightVersionResponse:
+        """Takes a pin back."""
+        run_id, number = names.parse_version(request.name)
+        version = await self._coordinator.transact(
+            run_id,
+            lambda run, now: commands.unpin(
+                run, now, number=number, owner=request.owner, keep=self._keep
+            ),
+            request=("UnpinWeightVersion", request.request_id),
+        )
+        return pb.UnpinWeightVersionResponse(weight_version=convert.version(run_id, version))
+
+    async def DeleteWeightVersion(
+        self, request: pb.DeleteWeightVersionRequest, context: Context
+    ) -> pb.DeleteWeightVersionResponse:
+        """Deletes a version that is neither served nor pinned."""
+        run_id, number = names.parse_version(request.name)
+        await self._coordinator.transact(
+            run_id,
+            lambda run, now: commands.delete(run, now, number=number),
+            request=("DeleteWeightVersion", request.request_id),
+        )
+        return pb.DeleteWeightVersionResponse()
+
+
+def _upload_request(header: pb.UploadWeightsHeader) -> UploadRequest:
+    if header.shard_count > 1:
+        raise NotImplementedError
+    if header.shard_count < 0 or header.shard_index != 0:
+        raise InvalidArgument(
+            f"shard {header.shard_index} of {header.shard_count}", field="shard_index"
+        )
+    run_id, number = names.parse_version(header.name)
+    pusher = Pusher(convert.own_worker(header.worker, run_id), header.generation)
+    return UploadRequest(
+        run_id, number, pusher, header.size_bytes, header.digest, header.request_id
+    )
+
+
+def _upload_response(run_id: str, uploaded: Uploaded) -> pb.UploadWeightsResponse:
+    return pb.UploadWeightsResponse(
+        weight_version=convert.version(run_id, uploaded.version),
+        already_existed=uploaded.already_existed,
+    )

@@ -1,0 +1,251 @@
+"""The default state store: one SQLite file, WAL, `synchronous=FULL`.
+
+`apply` returns after the transaction was synced, so what was acknowledged survives a crash of
+the process and of the machine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from sync_server.domain.leases import Lease
+from sync_server.domain.runs import (
+    Event,
+    NothingNew,
+    RunCreated,
+    VersionChanged,
+    VersionCommitted,
+    VersionRemoved,
+    WorkerChanged,
+    WorkerRemoved,
+)
+from sync_server.domain.versions import Pin, Pusher, Version
+from sync_server.domain.workers import Applied, Role, State, Worker
+from sync_server.storage.base import Batch, StorageError, StoredRun
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE runs (
+  run_id TEXT PRIMARY KEY, created_at REAL NOT NULL, revision INTEGER NOT NULL,
+  current INTEGER, superseded_max INTEGER) STRICT;
+CREATE TABLE generations (
+  run_id TEXT NOT NULL, worker_id TEXT NOT NULL, generation INTEGER NOT NULL,
+  PRIMARY KEY (run_id, worker_id)) STRICT;
+CREATE TABLE workers (
+  run_id TEXT NOT NULL, worker_id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL,
+  generation INTEGER NOT NULL, lease_seconds REAL NOT NULL, registered_at REAL NOT NULL,
+  state_changed_at REAL NOT NULL, applied_version INTEGER, applied_digest TEXT,
+  applied_at REAL, applied_verified INTEGER, PRIMARY KEY (run_id, worker_id)) STRICT;
+CREATE TABLE versions (
+  run_id TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
+  size_bytes INTEGER NOT NULL, tensor_count INTEGER NOT NULL, blob_id TEXT NOT NULL,
+  tensor_digests BLOB NOT NULL, pushed_by TEXT NOT NULL, pushed_generation INTEGER NOT NULL,
+  committed_at REAL NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (run_id, number)) STRICT;
+CREATE TABLE pins (
+  run_id TEXT NOT NULL, number INTEGER NOT NULL, owner TEXT NOT NULL, expires_at REAL,
+  PRIMARY KEY (run_id, number, owner)) STRICT;
+"""
+
+
+class SqliteStateStore:
+    """State in `path`. Use it from one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the file. Raises StorageError if it is not ours, or from a newer release."""
+        try:
+            # Autocommit: transactions are begun and ended by hand, in `apply`.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found == 0:
+                self._db.executescript(
+                    f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+                )
+        except sqlite3.Error as error:
+            raise StorageError(f"can't open the state database {path}: {error}") from error
+        if found not in (0, SCHEMA_VERSION):
+            raise StorageError(
+                f"the state database {path} has schema {found}, this release knows {SCHEMA_VERSION}"
+            )
+
+    def load(self) -> list[StoredRun]:
+        """Everything that was acknowledged."""
+        try:
+            return [self._load_run(*row) for row in self._db.execute("SELECT * FROM runs")]
+        except (sqlite3.Error, ValueError) as error:
+            raise StorageError(f"can't read the state database: {error}") from error
+
+    def apply(self, batches: Sequence[Batch]) -> None:
+        """One transaction, synced before it returns."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for batch in batches:
+                    for event in batch.events:
+                        self._apply_event(batch.run_id, event)
+                    if batch.events:
+                        self._db.execute(
+                            "UPDATE runs SET revision=?, current=?, superseded_max=? WHERE run_id=?",
+                            (
+                                batch.events[-1].revision,
+                                batch.current,
+                                batch.superseded_max,
+                                batch.run_id,
+                            ),
+                        )
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StorageError(f"can't write the state database: {error}") from error
+
+    def close(self) -> None:
+        """Folds the write-ahead log back and closes the file."""
+        self._db.close()
+
+    def _apply_event(self, run_id: str, event: Event) -> None:
+        change = event.change
+        match change:
+            case RunCreated():
+                self._db.execute(
+                    "INSERT INTO runs VALUES (?, ?, ?, NULL, NULL)",
+                    (run_id, event.at, event.revision),
+                )
+            case WorkerChanged(worker):
+                self._put_worker(run_id, worker)
+            case WorkerRemoved(worker_id):
+                self._db.execute(
+                    "DELETE FROM workers WHERE run_id=? AND worker_id=?", (run_id, worker_id)
+                )
+            case VersionCommitted(version) | VersionChanged(version):
+                self._put_version(run_id, version)
+            case VersionRemoved(number, _, blob_id, _):
+                # By blob: the number may already be in use again.
+                gone = self._db.execute(
+                    "DELETE FROM versions WHERE run_id=? AND number=? AND blob_id=?",
+                    (run_id, number, blob_id),
+                )
+                if gone.rowcount:
+                    self._db.execute(
+                        "DELETE FROM pins WHERE run_id=? AND number=?", (run_id, number)
+                    )
+            case NothingNew():
+                pass
+
+    def _put_worker(self, run_id: str, worker: Worker) -> None:
+        applied = worker.applied
+        self._db.execute(
+            "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                run_id,
+                worker.worker_id,
+                worker.role.value,
+                worker.state.value,
+                worker.generation,
+                worker.lease.duration,
+                worker.registered_at,
+                worker.state_changed_at,
+                None if applied is None else applied.version,
+                None if applied is None else applied.digest,
+                None if applied is None else applied.reported_at,
+                None if applied is None else int(applied.verified),
+            ),
+        )
+        self._db.execute(
+            "INSERT INTO generations VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET generation=max(generation, excluded.generation)",
+            (run_id, worker.worker_id, worker.generation),
+        )
+
+    def _put_version(self, run_id: str, version: Version) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                run_id,
+                version.number,
+                version.digest,
+                version.size_bytes,
+                version.tensor_count,
+                version.blob_id,
+                version.tensor_digests,
+                version.pusher.worker_id,
+                version.pusher.generation,
+                version.committed_at,
+                version.revision,
+            ),
+        )
+        self._db.execute(
+            "DELETE FROM pins WHERE run_id=? AND number=?", (run_id, version.number)
+        )
+        self._db.executemany(
+            "INSERT INTO pins VALUES (?, ?, ?, ?)",
+            [(run_id, version.number, pin.owner, pin.expires_at) for pin in version.pins],
+        )
+
+    def _load_run(
+        self,
+        run_id: str,
+        created_at: float,
+        revision: int,
+        current: int | None,
+        superseded_max: int | None,
+    ) -> StoredRun:
+        pins: dict[int, list[Pin]] = {}
+        for number, owner, expires_at in self._db.execute(
+            "SELECT number, owner, expires_at FROM pins WHERE run_id=? ORDER BY owner", (run_id,)
+        ):
+            pins.setdefault(number, []).append(Pin(owner, expires_at))
+        versions = [
+            Version(
+                *row[:6], Pusher(row[6], row[7]), row[8], row[9], tuple(pins.get(row[0], ()))
+            )
+            for row in self._db.execute(
+                "SELECT number, digest, size_bytes, tensor_count, blob_id, tensor_digests,"
+                " pushed_by, pushed_generation, committed_at, revision"
+                " FROM versions WHERE run_id=? ORDER BY revision",
+                (run_id,),
+            )
+        ]
+        workers = [
+            _worker(*row[1:])
+            for row in self._db.execute(
+                "SELECT * FROM workers WHERE run_id=? ORDER BY worker_id", (run_id,)
+            )
+        ]
+        generations = dict(
+            self._db.execute(
+                "SELECT worker_id, generation FROM generations WHERE run_id=?", (run_id,)
+            ).fetchall()
+        )
+        return StoredRun(
+            run_id, created_at, revision, current, superseded_max, workers, generations, versions
+        )
+
+
+def _worker(  # noqa: PLR0913 - one parameter a column
+    worker_id: str,
+    role: str,
+    state: str,
+    generation: int,
+    lease_seconds: float,
+    registered_at: float,
+    state_changed_at: float,
+    applied_version: int | None,
+    applied_digest: str | None,
+    applied_at: float | None,
+    applied_verified: int | None,
+) -> Worker:
+    applied = None
+    if applied_version is not None and applied_digest is not None and applied_at is not None:
+        applied = Applied(applied_version, applied_digest, applied_at, bool(applied_verified))
+    # Monotonic time does not outlive a boot: the lease is granted anew on restore.
+    lease = Lease(lease_seconds, 0.0)
+    return Worker(
+        worker_id, Role(role), State(state), generation, lease, registered_at,
+        state_changed_at, applied,
+    )  # fmt: skip
