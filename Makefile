@@ -65,7 +65,7 @@ proto: $(VENV_STAMP) $(PROTO_STAMP) ## generate the code of the .proto files aga
 proto-check: $(VENV_STAMP) $(PROTO_STAMP) ## fail where the generated code is not that of the .proto files
 	@scripts/protos.sh check
 
-compat: $(VENV_STAMP) ## install the wheel beside protobuf 5.29, 6.33 and 7.36 and use it there
+compat: $(VENV_STAMP) ## use the wheel without torch: beside protobuf 5.29, 6.33 and 7.36, and as a server
 	@PYTHON=$(PYTHON) scripts/compat.sh
 
 clean: ## remove every environment, cache and build output

@@ -14,7 +14,7 @@ trap 'rm -rf "$out"' EXIT
 # servicers, which protoc leaves untyped; it needs a newer protobuf, so it comes from .venv.
 .venv-proto/bin/python -m grpc_tools.protoc -I proto \
     --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" \
-    --plugin=protoc-gen-mypy_grpc=.venv/bin/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:"$out" \
+    --plugin=protoc-gen-mypy_grpc=.venv/bin/protoc-gen-mypy_grpc --mypy_grpc_out=quiet,generate_concrete_servicer_stubs:"$out" \
     proto/$api/*.proto
 
 case "${1:-}" in

@@ -1,0 +1,41 @@
+"""The weightsync SDK: a thin client that moves weights from a trainer to its explorers.
+
+Importing it imports no torch: that happens with the first push or pull of tensors.
+"""
+
+from __future__ import annotations
+
+from sync_client.aio import AsyncSyncClient
+from sync_client.blocking import SyncClient, Worker
+from sync_client.errors import SyncError
+from sync_client.types import (
+    Pulled,
+    RunEvent,
+    RunStatus,
+    TensorInfo,
+    VersionInfo,
+    WaitOutcome,
+    WaitResult,
+    WorkerRole,
+    WorkerState,
+    WorkerStatus,
+)
+from sync_client.worker import AsyncWorker
+
+__all__ = [
+    "AsyncSyncClient",
+    "AsyncWorker",
+    "Pulled",
+    "RunEvent",
+    "RunStatus",
+    "SyncClient",
+    "SyncError",
+    "TensorInfo",
+    "VersionInfo",
+    "WaitOutcome",
+    "WaitResult",
+    "Worker",
+    "WorkerRole",
+    "WorkerState",
+    "WorkerStatus",
+]

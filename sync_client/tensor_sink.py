@@ -180,6 +180,11 @@ class StateDictSink:
             _refuse(self._clashes())
         return dict(self._tensors), self._digester.version_digest()
 
+    def digest(self) -> str:
+        """The version digest of the bytes that arrived. Raises TruncatedStream before the last."""
+        self._complete()
+        return self._digester.version_digest()
+
     def tensor_digests(self) -> dict[str, str]:
         """name -> digest of the bytes that arrived. Raises TruncatedStream before the last one."""
         self._complete()

@@ -45,9 +45,7 @@ class ServerSettings(BaseSettings):
     insecure: bool = Field(
         False, description="Serve another address than loopback without TLS and a token."
     )
-    data_dir: Path = Field(
-        Path("weightsync-data"), description="Directory of the state database."
-    )
+    data_dir: Path = Field(Path("weightsync-data"), description="Directory of the state database.")
     blob_dir: Path | None = Field(
         None,
         description="Directory of the weights; a tmpfs gives memory speed. "
@@ -57,11 +55,14 @@ class ServerSettings(BaseSettings):
         "sqlite", description="`memory` forgets everything when the server stops."
     )
     keep_versions: int = Field(
-        DEFAULT_KEEP, ge=1, le=10_000, description="How many versions of a run are kept, pinned ones apart."
+        DEFAULT_KEEP,
+        ge=1,
+        le=10_000,
+        description="How many versions of a run are kept, pinned ones apart.",
     )
     max_uploads: int = Field(64, ge=1, le=100_000, description="How many uploads may be under way.")
     max_header_mib: int = Field(
-        64, ge=1, le=1024, description="The largest safetensors header that is accepted, in MiB."
+        16, ge=1, le=1024, description="The largest safetensors header that is accepted, in MiB."
     )
     shutdown_grace: float = Field(
         5.0, ge=0, le=3600, description="Seconds that running calls get to end at a shutdown."

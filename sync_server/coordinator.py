@@ -123,7 +123,7 @@ class Coordinator:
         """All runs, by name, to read."""
         return [self._runs[key].run for key in sorted(self._runs)]
 
-    async def transact(  # noqa: PLR0913 - the options of one transaction
+    async def transact(
         self,
         run_id: str,
         decide: Decision[R],
@@ -271,6 +271,4 @@ class Coordinator:
 
 
 def _run_not_found(run_id: str) -> RunNotFound:
-    return RunNotFound(
-        f"no run {run_id!r}; registering a worker or pushing creates it", run=run_id
-    )
+    return RunNotFound(f"no run {run_id!r}; registering a worker or pushing creates it", run=run_id)

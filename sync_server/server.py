@@ -54,6 +54,8 @@ SERVICES = tuple(
     )
 )
 
+WEIGHT_SERVICE = "weightsync.v1.WeightService"
+
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Otherwise a second server on the same port binds silently and takes half of the calls.
     ("grpc.so_reuseport", 0),
@@ -100,9 +102,7 @@ class Server:
         except StorageError as error:
             raise StartError(str(error)) from error
         kept = {
-            version.blob_id
-            for run in self._coordinator.runs()
-            for version in run.versions.all()
+            version.blob_id for run in self._coordinator.runs() for version in run.versions.all()
         }
         swept = await asyncio.to_thread(self._blobs.sweep, kept)
         if swept:
@@ -113,7 +113,12 @@ class Server:
         endpoints = Endpoints(grpc=self._bind(self._grpc))
         await self._grpc.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        _log.info("serving", grpc=endpoints.grpc, data_dir=str(settings.data_dir), blobs=str(settings.blobs))
+        _log.info(
+            "serving",
+            grpc=endpoints.grpc,
+            data_dir=str(settings.data_dir),
+            blobs=str(settings.blobs),
+        )
         return endpoints
 
     async def stop(self) -> None:
@@ -143,9 +148,14 @@ class Server:
             self._coordinator, uploads, self._catalog, keep=settings.keep_versions
         )
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS)
-        # The first handler that knows a method serves it: the raw streams go first.
-        server.add_generic_rpc_handlers((weights.raw_stream_handlers(),))
+        # The raw streams take the place of the generated handlers of the same methods: by coming
+        # first among the generic ones, and (grpcio from 1.72 on) last among the registered ones.
+        raw = weights.raw_stream_handlers()
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(WEIGHT_SERVICE, raw),)
+        )
         weights_pb2_grpc.add_WeightServiceServicer_to_server(weights, server)
+        server.add_registered_method_handlers(WEIGHT_SERVICE, raw)
         runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(self._coordinator), server)
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(
             WorkerServicer(self._coordinator), server
@@ -215,7 +225,7 @@ def write_ready_file(path: Path, endpoints: Endpoints) -> None:
 def _open_state(settings: ServerSettings) -> StateStore:
     if settings.state_store == "memory":
         return MemoryStateStore()
-    from sync_server.storage.sqlite import SqliteStateStore  # noqa: PLC0415 - only where it is used
+    from sync_server.storage.sqlite import SqliteStateStore
 
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -204,7 +204,7 @@ class UploadSession:
 class Uploads:
     """All uploads of this server."""
 
-    def __init__(  # noqa: PLR0913 - what it works on, and its limits
+    def __init__(
         self,
         coordinator: Coordinator,
         blobs: BlobStore,

@@ -28,21 +28,23 @@ from sync_server.loops import run_event_loop
     metavar="FILE",
     help="Write the addresses and the pid there, as JSON, once it serves.",
 )
-@click.option("--insecure", is_flag=True, default=None, help="Allow more than loopback without TLS.")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Allow more than loopback without TLS."
+)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log."
 )
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How to log.")
 def serve(config_file: Path | None, ready_file: Path | None, **arguments: Any) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
-    from sync_server.malloc import keep_big_blocks  # noqa: PLC0415 - before anything big is allocated
+    from sync_server.malloc import keep_big_blocks
 
     keep_big_blocks()
     try:
         settings = load(config_file, arguments)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    from sync_server import logs, server  # noqa: PLC0415 - slow imports only where they are used
+    from sync_server import logs, server
 
     logs.configure(settings.log_level, settings.log_format)
     try:

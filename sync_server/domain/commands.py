@@ -23,7 +23,7 @@ from sync_server.domain.versions import Admission, Cause, Pusher, Version
 from sync_server.domain.workers import Applied, Role, State, Worker
 
 
-def register(  # noqa: PLR0913 - each is one field of the request
+def register(
     run: Run,
     now: Instant,
     *,
@@ -37,7 +37,7 @@ def register(  # noqa: PLR0913 - each is one field of the request
     return [WorkerChanged(worker)], worker
 
 
-def set_state(  # noqa: PLR0913 - each is one field of the request
+def set_state(
     run: Run,
     now: Instant,
     *,
@@ -68,7 +68,7 @@ def deregister(
     return [WorkerRemoved(worker_id)], None
 
 
-def report_applied(  # noqa: PLR0913 - each is one field of the request
+def report_applied(
     run: Run, now: Instant, *, worker_id: str, generation: int, version: int, digest: str
 ) -> tuple[list[Change], Worker]:
     """An explorer says what it has loaded; verified if that is the version, byte for byte."""

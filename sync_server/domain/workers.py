@@ -12,6 +12,7 @@ from enum import Enum
 
 from sync_server.domain.errors import (
     IllegalTransition,
+    InvalidArgument,
     InvalidState,
     LeaseExpired,
     RoleMismatch,
@@ -51,6 +52,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.LOST: frozenset(),
 }
 GONE = frozenset({State.STOPPED, State.LOST})
+
+# Half of what a 64-bit column holds: whoever resumes leaves room for those who take over later.
+MAX_GENERATION = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +112,12 @@ class WorkerTable:
 
     def live_trainer(self, now: Instant) -> Worker | None:
         """The trainer that holds the run: registered, not gone, lease not over."""
-        trainer = self.trainer()
-        if trainer is None or trainer.state in GONE or trainer.lease.expired(now):
-            return None
-        return trainer
+        holders = (
+            w
+            for w in self._workers.values()
+            if w.role is Role.TRAINER and w.state not in GONE and not w.lease.expired(now)
+        )
+        return next(holders, None)
 
     def explorer_counts(self) -> dict[State, int]:
         """How many explorers are in each state; only states that occur."""
@@ -167,7 +173,7 @@ class WorkerTable:
         """A write without a lease: refused with TrainerActive while a live trainer holds the run."""
         self._refuse_second_trainer("", now)
 
-    def register(  # noqa: PLR0913 - each is one field of the request
+    def register(
         self,
         worker_id: str,
         role: Role,
@@ -179,10 +185,15 @@ class WorkerTable:
 
         `resume_generation` is for the process that held the name before: it keeps its generation
         and what it had applied, unless somebody took the name over (StaleGeneration). Raises
-        InvalidDuration, and TrainerActive while a trainer of another name is live (retry after
-        its lease).
+        InvalidDuration, InvalidArgument for a generation that no server gave out, and
+        TrainerActive while a trainer of another name is live (retry after its lease).
         """
         lease = grant(lease_seconds, now)
+        if resume_generation is not None and not 1 <= resume_generation <= MAX_GENERATION:
+            raise InvalidArgument(
+                f"resume_generation {resume_generation}: 1 to 2**62 is allowed",
+                field="resume_generation",
+            )
         known = self._generations.get(worker_id, 0)
         if resume_generation is not None and resume_generation < known:
             raise StaleGeneration(
@@ -252,7 +263,15 @@ class WorkerTable:
     # --- changing
 
     def put(self, worker: Worker) -> None:
-        """Stores a record that a decision returned."""
+        """Stores a record that a decision returned.
+
+        Between the decision and now, while the change was being stored, a heartbeat may have
+        renewed the lease: the record may not take that back.
+        """
+        known, lease = self._workers.get(worker.worker_id, worker), worker.lease
+        same = known.generation == worker.generation and known.lease.duration == lease.duration
+        if same and known.lease.expires_at > lease.expires_at:
+            worker = replace(worker, lease=known.lease)
         self._workers[worker.worker_id] = worker
         self.remember_generation(worker.worker_id, worker.generation)
 

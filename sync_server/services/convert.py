@@ -5,7 +5,12 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sync_server.domain.errors import InvalidArgument, InvalidDuration, InvalidPageToken, InvalidState
+from sync_server.domain.errors import (
+    InvalidArgument,
+    InvalidDuration,
+    InvalidPageToken,
+    InvalidState,
+)
 from sync_server.domain.runs import Run
 from sync_server.domain.versions import Version
 from sync_server.domain.waits import Outcome

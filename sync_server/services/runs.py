@@ -50,9 +50,7 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
         else:
             seen = run.revision
             now = convert.timestamp(self._coordinator.now().wall)
-            yield pb.WatchRunResponse(
-                revision=seen, event_time=now, snapshot=self._run(run_id)
-            )
+            yield pb.WatchRunResponse(revision=seen, event_time=now, snapshot=self._run(run_id))
         while True:
             for event in run.events_after(seen):
                 yield _event(run_id, event)
@@ -69,9 +67,7 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
 
 
 def _event(run_id: str, event: Event) -> pb.WatchRunResponse:
-    message = pb.WatchRunResponse(
-        revision=event.revision, event_time=convert.timestamp(event.at)
-    )
+    message = pb.WatchRunResponse(revision=event.revision, event_time=convert.timestamp(event.at))
     change = event.change
     match change:
         case changes.WorkerChanged(worker):

@@ -12,7 +12,7 @@ import structlog
 
 from sync_server.domain.errors import DomainError, InvalidName, InvalidStream
 from weightsync import names
-from weightsync.error_details import TRAILER_KEY, ErrorDetails, encode_status
+from weightsync.error_details import TRAILER_KEY, ErrorDetails, clip, encode_status
 from weightsync.frames import FrameError
 
 _log = structlog.get_logger(__name__)
@@ -129,7 +129,8 @@ async def _abort(context: Context, error: Exception, method: str) -> None:
     details = ErrorDetails(reason, metadata, _RETRY_DELAYS.get(reason))
     number: int = code.value[0]
     trailer = ((TRAILER_KEY, encode_status(number, message, details)),)
-    await context.abort(code, message, trailing_metadata=trailer)
+    # The text travels twice; trailers over 8 KiB would lose the error.
+    await context.abort(code, clip(message, 1024), trailing_metadata=trailer)
 
 
 def _describe(error: Exception) -> tuple[str, str, dict[str, str]]:

@@ -41,26 +41,20 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self._catalog = catalog
         self._keep = keep
 
-    def raw_stream_handlers(self) -> grpc.GenericRpcHandler:
-        """UploadWeights and DownloadWeights on plain bytes; see `weightsync.frames`.
-
-        To be added to the server before the generated handlers of the same service.
-        """
-        return grpc.method_handlers_generic_handler(
-            "weightsync.v1.WeightService",
-            {
-                "UploadWeights": grpc.stream_unary_rpc_method_handler(
-                    self.upload_frames,
-                    request_deserializer=None,
-                    response_serializer=pb.UploadWeightsResponse.SerializeToString,
-                ),
-                "DownloadWeights": grpc.unary_stream_rpc_method_handler(
-                    self.download_frames,
-                    request_deserializer=pb.DownloadWeightsRequest.FromString,
-                    response_serializer=None,
-                ),
-            },
-        )
+    def raw_stream_handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """UploadWeights and DownloadWeights on plain bytes; see `weightsync.frames`."""
+        return {
+            "UploadWeights": grpc.stream_unary_rpc_method_handler(
+                self.upload_frames,
+                request_deserializer=None,
+                response_serializer=pb.UploadWeightsResponse.SerializeToString,
+            ),
+            "DownloadWeights": grpc.unary_stream_rpc_method_handler(
+                self.download_frames,
+                request_deserializer=pb.DownloadWeightsRequest.FromString,
+                response_serializer=None,
+            ),
+        }
 
     async def upload_frames(
         self, frames: AsyncIterator[bytes], context: Context

@@ -39,7 +39,9 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         )
         resume = request.resume_generation if request.HasField("resume_generation") else None
         if resume is not None and resume < 1:
-            raise InvalidArgument(f"resume_generation {resume}: 1 or more", field="resume_generation")
+            raise InvalidArgument(
+                f"resume_generation {resume}: 1 or more", field="resume_generation"
+            )
         worker = await self._coordinator.transact(
             run_id,
             lambda run, now: commands.register(

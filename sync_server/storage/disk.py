@@ -134,7 +134,9 @@ class DiskBlobWriter:
             os.posix_fallocate(self._fd, start, end - start)
         except OSError as error:
             if error.errno in _NO_ROOM:
-                raise NoSpace(f"no room for {len(self._view)} bytes in the blob directory") from error
+                raise NoSpace(
+                    f"no room for {len(self._view)} bytes in the blob directory"
+                ) from error
             raise StorageError(f"can't write the blob directory: {error.strerror}") from error
         # Kernels before 5.14 do not know it; then the pages are faulted in one by one later.
         with contextlib.suppress(OSError):

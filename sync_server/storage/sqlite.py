@@ -179,9 +179,7 @@ class SqliteStateStore:
                 version.revision,
             ),
         )
-        self._db.execute(
-            "DELETE FROM pins WHERE run_id=? AND number=?", (run_id, version.number)
-        )
+        self._db.execute("DELETE FROM pins WHERE run_id=? AND number=?", (run_id, version.number))
         self._db.executemany(
             "INSERT INTO pins VALUES (?, ?, ?, ?)",
             [(run_id, version.number, pin.owner, pin.expires_at) for pin in version.pins],
@@ -201,9 +199,7 @@ class SqliteStateStore:
         ):
             pins.setdefault(number, []).append(Pin(owner, expires_at))
         versions = [
-            Version(
-                *row[:6], Pusher(row[6], row[7]), row[8], row[9], tuple(pins.get(row[0], ()))
-            )
+            Version(*row[:6], Pusher(row[6], row[7]), row[8], row[9], tuple(pins.get(row[0], ())))
             for row in self._db.execute(
                 "SELECT number, digest, size_bytes, tensor_count, blob_id, tensor_digests,"
                 " pushed_by, pushed_generation, committed_at, revision"
@@ -227,7 +223,7 @@ class SqliteStateStore:
         )
 
 
-def _worker(  # noqa: PLR0913 - one parameter a column
+def _worker(
     worker_id: str,
     role: str,
     state: str,

@@ -17,10 +17,11 @@ from concurrent import futures
 from types import ModuleType
 
 import grpc
-import weightsync.v1
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
+
+import weightsync.v1
 
 CALL_TIMEOUT = 10.0  # seconds
 SAMPLES: dict[int, object] = {
@@ -49,7 +50,7 @@ def sample(field: FieldDescriptor) -> object:
 
 
 def filled(descriptor: Descriptor, depth: int = 3) -> Message:
-    """A message with every field set, nested ones down to `depth`; of a oneof, the last field stays."""
+    """A message with every field set, nested ones to `depth`; of a oneof, the last stays."""
     message = message_factory.GetMessageClass(descriptor)()
     for field in descriptor.fields:
         target = getattr(message, field.name)
@@ -93,15 +94,16 @@ def check_calls(service: ServiceDescriptor, code: ModuleType, address: str) -> i
             request = filled(method.input_type)
             argument = iter([request]) if method.client_streaming else request
             call = getattr(stub, method.name)
+            error = None
             try:
                 reply = call(argument, timeout=CALL_TIMEOUT)
                 if method.server_streaming:
                     next(reply)
-            except grpc.RpcError as error:
-                assert error.code() is grpc.StatusCode.UNIMPLEMENTED, error
-                assert error.details() == "Method not implemented!", error
-            else:
-                raise AssertionError(f"{method.full_name} answered without a servicer")
+            except grpc.RpcError as raised:
+                error = raised
+            assert error is not None, f"{method.full_name} answered without a servicer"
+            assert error.code() is grpc.StatusCode.UNIMPLEMENTED, error
+            assert error.details() == "Method not implemented!", error
     return len(service.methods)
 
 

@@ -56,14 +56,13 @@ class ProgressServiceAsyncStub(ProgressServiceStub):
     GetProgress: _aio.UnaryUnaryMultiCallable[_progress_pb2.GetProgressRequest, _progress_pb2.GetProgressResponse]  # type: ignore[assignment]
     """Gives one record."""
 
-class ProgressServiceServicer(metaclass=_abc_1.ABCMeta):
+class ProgressServiceServicer:
     """Remembers how far each side got, so that a restarted one goes on there.
 
         grpcurl -plaintext -d '{"name":"runs/default/progress/trainer"}' \\
           localhost:50051 weightsync.v1.ProgressService/GetProgress
     """
 
-    @_abc_1.abstractmethod
     def SaveProgress(
         self,
         request: _progress_pb2.SaveProgressRequest,
@@ -71,7 +70,6 @@ class ProgressServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_progress_pb2.SaveProgressResponse, _abc.Awaitable[_progress_pb2.SaveProgressResponse]]:
         """Saves one record whole."""
 
-    @_abc_1.abstractmethod
     def GetProgress(
         self,
         request: _progress_pb2.GetProgressRequest,

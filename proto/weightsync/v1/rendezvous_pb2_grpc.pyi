@@ -68,7 +68,7 @@ class RendezvousServiceAsyncStub(RendezvousServiceStub):
     GetRendezvous: _aio.UnaryUnaryMultiCallable[_rendezvous_pb2.GetRendezvousRequest, _rendezvous_pb2.GetRendezvousResponse]  # type: ignore[assignment]
     """Says who is there and who is missing."""
 
-class RendezvousServiceServicer(metaclass=_abc_1.ABCMeta):
+class RendezvousServiceServicer:
     """Brings the members of a process group (NCCL, gloo) together and says who is
     missing.
 
@@ -76,7 +76,6 @@ class RendezvousServiceServicer(metaclass=_abc_1.ABCMeta):
           localhost:50051 weightsync.v1.RendezvousService/GetRendezvous
     """
 
-    @_abc_1.abstractmethod
     def JoinRendezvous(
         self,
         request: _rendezvous_pb2.JoinRendezvousRequest,
@@ -87,7 +86,6 @@ class RendezvousServiceServicer(metaclass=_abc_1.ABCMeta):
         not come).
         """
 
-    @_abc_1.abstractmethod
     def LeaveRendezvous(
         self,
         request: _rendezvous_pb2.LeaveRendezvousRequest,
@@ -95,7 +93,6 @@ class RendezvousServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rendezvous_pb2.LeaveRendezvousResponse, _abc.Awaitable[_rendezvous_pb2.LeaveRendezvousResponse]]:
         """Leaves the group; the others are released and may form a new one."""
 
-    @_abc_1.abstractmethod
     def GetRendezvous(
         self,
         request: _rendezvous_pb2.GetRendezvousRequest,

@@ -70,14 +70,13 @@ class RunServiceAsyncStub(RunServiceStub):
     CheckRunConfig: _aio.UnaryUnaryMultiCallable[_runs_pb2.CheckRunConfigRequest, _runs_pb2.CheckRunConfigResponse]  # type: ignore[assignment]
     """Compares a worker's configuration with the run's, and keeps the first one."""
 
-class RunServiceServicer(metaclass=_abc_1.ABCMeta):
+class RunServiceServicer:
     """Training jobs as a whole: who is there, which version is the newest, who
     waits for what, and every change as it happens.
 
         grpcurl -plaintext -d '{"name":"runs/default"}' localhost:50051 weightsync.v1.RunService/GetRun
     """
 
-    @_abc_1.abstractmethod
     def GetRun(
         self,
         request: _runs_pb2.GetRunRequest,
@@ -85,7 +84,6 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runs_pb2.GetRunResponse, _abc.Awaitable[_runs_pb2.GetRunResponse]]:
         """Gives one run with its workers, newest version and waiters."""
 
-    @_abc_1.abstractmethod
     def ListRuns(
         self,
         request: _runs_pb2.ListRunsRequest,
@@ -93,7 +91,6 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runs_pb2.ListRunsResponse, _abc.Awaitable[_runs_pb2.ListRunsResponse]]:
         """Lists all runs, by name."""
 
-    @_abc_1.abstractmethod
     def WatchRun(
         self,
         request: _runs_pb2.WatchRunRequest,
@@ -104,7 +101,6 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         follow, each exactly once.
         """
 
-    @_abc_1.abstractmethod
     def CheckRunConfig(
         self,
         request: _runs_pb2.CheckRunConfigRequest,

@@ -132,7 +132,7 @@ class WeightServiceAsyncStub(WeightServiceStub):
     RollbackRun: _aio.UnaryUnaryMultiCallable[_weights_pb2.RollbackRunRequest, _weights_pb2.RollbackRunResponse]  # type: ignore[assignment]
     """Gives explorers an earlier version again."""
 
-class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
+class WeightServiceServicer:
     """Weight versions: immutable state dicts with a number. A version is one
     ordinary safetensors file; whatever way its bytes travel, its digest is the
     same.
@@ -143,7 +143,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
           localhost:50051 weightsync.v1.WeightService/ListWeightVersions
     """
 
-    @_abc_1.abstractmethod
     def UploadWeights(
         self,
         request_iterator: _MaybeAsyncIterator[_weights_pb2.UploadWeightsRequest],
@@ -157,7 +156,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
         exists already with the same digest is answered as done.
         """
 
-    @_abc_1.abstractmethod
     def PublishWeightVersion(
         self,
         request: _weights_pb2.PublishWeightVersionRequest,
@@ -167,7 +165,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
         external reference, a live transfer, or the notice that nothing is new.
         """
 
-    @_abc_1.abstractmethod
     def WaitWeightVersion(
         self,
         request: _weights_pb2.WaitWeightVersionRequest,
@@ -177,7 +174,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
         when waiting has become pointless, or at `max_wait` (not an error).
         """
 
-    @_abc_1.abstractmethod
     def GetWeightVersion(
         self,
         request: _weights_pb2.GetWeightVersionRequest,
@@ -185,7 +181,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.GetWeightVersionResponse, _abc.Awaitable[_weights_pb2.GetWeightVersionResponse]]:
         """Gives one version."""
 
-    @_abc_1.abstractmethod
     def ListWeightVersions(
         self,
         request: _weights_pb2.ListWeightVersionsRequest,
@@ -193,7 +188,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.ListWeightVersionsResponse, _abc.Awaitable[_weights_pb2.ListWeightVersionsResponse]]:
         """Lists the versions that can be pulled, newest first."""
 
-    @_abc_1.abstractmethod
     def ListTensors(
         self,
         request: _weights_pb2.ListTensorsRequest,
@@ -201,7 +195,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.ListTensorsResponse, _abc.Awaitable[_weights_pb2.ListTensorsResponse]]:
         """Lists the tensors of a version in the order of their bytes."""
 
-    @_abc_1.abstractmethod
     def DownloadWeights(
         self,
         request: _weights_pb2.DownloadWeightsRequest,
@@ -211,7 +204,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
         Order: one `header`, then `chunk`s. `read_offset` resumes a broken one.
         """
 
-    @_abc_1.abstractmethod
     def PlanUpload(
         self,
         request: _weights_pb2.PlanUploadRequest,
@@ -219,7 +211,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.PlanUploadResponse, _abc.Awaitable[_weights_pb2.PlanUploadResponse]]:
         """Says where an upload can go, best first."""
 
-    @_abc_1.abstractmethod
     def PlanDownload(
         self,
         request: _weights_pb2.PlanDownloadRequest,
@@ -227,7 +218,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.PlanDownloadResponse, _abc.Awaitable[_weights_pb2.PlanDownloadResponse]]:
         """Says where a version can be read, best first."""
 
-    @_abc_1.abstractmethod
     def PinWeightVersion(
         self,
         request: _weights_pb2.PinWeightVersionRequest,
@@ -235,7 +225,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.PinWeightVersionResponse, _abc.Awaitable[_weights_pb2.PinWeightVersionResponse]]:
         """Keeps a version from being retired."""
 
-    @_abc_1.abstractmethod
     def UnpinWeightVersion(
         self,
         request: _weights_pb2.UnpinWeightVersionRequest,
@@ -243,7 +232,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.UnpinWeightVersionResponse, _abc.Awaitable[_weights_pb2.UnpinWeightVersionResponse]]:
         """Takes a pin back."""
 
-    @_abc_1.abstractmethod
     def DeleteWeightVersion(
         self,
         request: _weights_pb2.DeleteWeightVersionRequest,
@@ -251,7 +239,6 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.DeleteWeightVersionResponse, _abc.Awaitable[_weights_pb2.DeleteWeightVersionResponse]]:
         """Deletes a version that is neither the newest nor pinned."""
 
-    @_abc_1.abstractmethod
     def RollbackRun(
         self,
         request: _weights_pb2.RollbackRunRequest,

@@ -80,7 +80,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     ReportAppliedVersion: _aio.UnaryUnaryMultiCallable[_workers_pb2.ReportAppliedVersionRequest, _workers_pb2.ReportAppliedVersionResponse]  # type: ignore[assignment]
     """Reports which weights an explorer has really loaded."""
 
-class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
+class WorkerServiceServicer:
     """Who takes part in a run: registration, leases, states, and what each
     explorer has really loaded.
 
@@ -88,7 +88,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
           localhost:50051 weightsync.v1.WorkerService/RegisterWorker
     """
 
-    @_abc_1.abstractmethod
     def RegisterWorker(
         self,
         request: _workers_pb2.RegisterWorkerRequest,
@@ -99,7 +98,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         higher generation, and every write of the former holder is refused.
         """
 
-    @_abc_1.abstractmethod
     def RenewLease(
         self,
         request: _workers_pb2.RenewLeaseRequest,
@@ -107,7 +105,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workers_pb2.RenewLeaseResponse, _abc.Awaitable[_workers_pb2.RenewLeaseResponse]]:
         """Renews a lease (the heartbeat)."""
 
-    @_abc_1.abstractmethod
     def SetWorkerState(
         self,
         request: _workers_pb2.SetWorkerStateRequest,
@@ -115,7 +112,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workers_pb2.SetWorkerStateResponse, _abc.Awaitable[_workers_pb2.SetWorkerStateResponse]]:
         """Moves a worker to another state along the transition table."""
 
-    @_abc_1.abstractmethod
     def ListWorkers(
         self,
         request: _workers_pb2.ListWorkersRequest,
@@ -123,7 +119,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workers_pb2.ListWorkersResponse, _abc.Awaitable[_workers_pb2.ListWorkersResponse]]:
         """Lists the workers of a run, by name."""
 
-    @_abc_1.abstractmethod
     def DeregisterWorker(
         self,
         request: _workers_pb2.DeregisterWorkerRequest,
@@ -131,7 +126,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workers_pb2.DeregisterWorkerResponse, _abc.Awaitable[_workers_pb2.DeregisterWorkerResponse]]:
         """Ends a lease at once: the worker leaves the run and all counts."""
 
-    @_abc_1.abstractmethod
     def ReportAppliedVersion(
         self,
         request: _workers_pb2.ReportAppliedVersionRequest,

@@ -1,0 +1,234 @@
+"""One channel to the server: options, credentials, retries, and errors with a class."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from sync_client import errors
+from weightsync.error_details import TRAILER_KEY, decode_status
+
+_log = logging.getLogger("weightsync")
+
+DEFAULT_SERVER = "localhost:50051"
+DEFAULT_TIMEOUT = 30.0
+_FIRST_DELAY = 0.05
+_MAX_DELAY = 2.0
+_MAX_MESSAGE = 64 << 20  # a run with very many workers, not weights: those come in chunks
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A half-open link is noticed within 15 s instead of at the end of the long poll.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+)
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the server is and how to speak to it."""
+
+    server: str
+    token: str | None = None
+    ca_cert: str | Path | None = None
+    cert: str | Path | None = None
+    key: str | Path | None = None
+    run: str = "default"
+
+    @classmethod
+    def resolve(
+        cls,
+        server: str | None,
+        token: str | None,
+        ca_cert: str | Path | None,
+        cert: str | Path | None,
+        key: str | Path | None,
+    ) -> Target:
+        """What is not given comes from `WEIGHTSYNC_SERVER`, `WEIGHTSYNC_TOKEN` and so on."""
+        environment = os.environ
+        return cls(
+            server or environment.get("WEIGHTSYNC_SERVER") or DEFAULT_SERVER,
+            token or environment.get("WEIGHTSYNC_TOKEN"),
+            ca_cert or environment.get("WEIGHTSYNC_CA_CERT"),
+            cert or environment.get("WEIGHTSYNC_CERT"),
+            key or environment.get("WEIGHTSYNC_KEY"),
+            environment.get("WEIGHTSYNC_RUN") or "default",
+        )
+
+    def open(self) -> grpc.aio.Channel:
+        """A channel on the running event loop. Raises LocalFileError for unreadable TLS files."""
+        if self.ca_cert is None and self.cert is None:
+            return grpc.aio.insecure_channel(self.server, options=CHANNEL_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(
+            _read(self.ca_cert), _read(self.key), _read(self.cert)
+        )
+        return grpc.aio.secure_channel(self.server, credentials, options=CHANNEL_OPTIONS)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+
+class Connection:
+    """A lazily opened channel. Retries what is safe to repeat: every mutation has a request id."""
+
+    def __init__(self, target: Target, retry_for: float) -> None:
+        self.target = target
+        self.retry_for = retry_for
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+        self._pid = os.getpid()
+        self._reached = True
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel. Raises ClientClosed, ForkedClient."""
+        if self._pid != os.getpid():
+            raise errors.ForkedClient(
+                f"this client was made in process {self._pid} and can't be used in its child "
+                f"{os.getpid()}: make a client after the fork"
+            )
+        if self._closed:
+            raise errors.ClientClosed("the client is closed")
+        if self._channel is None:
+            self._channel = self.target.open()
+        return self._channel
+
+    async def call(
+        self,
+        stub: Callable[[grpc.aio.Channel], Any],
+        method: str,
+        request: object,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Any:
+        """One unary call, repeated while the server is out of reach, for `retry_for` seconds."""
+
+        async def once() -> Any:
+            return await getattr(stub(self.channel), method)(
+                request, timeout=timeout, metadata=self.target.metadata()
+            )
+
+        return await self.retrying(once)
+
+    async def retrying(self, once: Callable[[], Awaitable[R]], retry_for: float | None = None) -> R:
+        """Calls `once` until it is not ServerUnavailable, with jittered exponential back-off."""
+        patience = Patience(self.retry_for if retry_for is None else retry_for)
+        while True:
+            try:
+                with translated(self.target.server):
+                    answer = await once()
+            except errors.ServerUnavailable as error:
+                self._say(f"{error}; trying again", reached=False)
+                if not await patience.pause():
+                    raise
+            else:
+                self._say(f"the server at {self.target.server} answers again", reached=True)
+                return answer
+
+    def _say(self, text: str, *, reached: bool) -> None:
+        """One line a change, not one a try."""
+        if reached is not self._reached:
+            self._reached = reached
+            _log.warning(text)
+
+    async def close(self) -> None:
+        """Closes the channel. Safe to call twice."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+class Patience:
+    """How long to go on trying: jittered exponential back-off within a budget of seconds."""
+
+    def __init__(self, budget: float) -> None:
+        self._until = time.monotonic() + budget
+        self._delay = _FIRST_DELAY
+
+    async def pause(self) -> bool:
+        """Sleeps before the next try; False, at once, when the budget is spent."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            return False
+        await asyncio.sleep(min(left, self._delay * random.uniform(0.5, 1.0)))
+        self._delay = min(self._delay * 2, _MAX_DELAY)
+        return True
+
+
+class translated:
+    """Turns gRPC errors inside the block into SyncError."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, grpc.aio.AioRpcError):
+            raise translate(error, self._server) from error
+        if isinstance(error, grpc.aio.UsageError):
+            raise errors.ClientClosed("the client is closed") from error
+
+
+def translate(error: grpc.aio.AioRpcError, server: str) -> errors.SyncError:
+    """The SyncError that says what a gRPC error means."""
+    trailers = error.trailing_metadata()
+    for key, value in trailers or ():
+        if key == TRAILER_KEY and isinstance(value, bytes):
+            found = _from_details(value)
+            if found is not None:
+                return found
+    code = error.code()
+    text = error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return errors.ServerUnavailable(f"no weightsync server answers at {server}: {text}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.DeadlineExceeded(f"{server} did not answer in time")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.Unimplemented(f"{server} does not implement this: {text}")
+    return errors.SyncError(f"{code.name}: {text}", {"code": code.name})
+
+
+def new_request_id() -> str:
+    """An id under which a mutation can be repeated without being applied twice."""
+    return secrets.token_hex(16)
+
+
+def _from_details(value: bytes) -> errors.SyncError | None:
+    try:
+        _, message, details = decode_status(value)
+    except ValueError:
+        return None
+    if details is None:
+        return None
+    kind = errors.BY_REASON.get(details.reason, errors.SyncError)
+    return kind(message, {**details.metadata, "reason": details.reason})
+
+
+def _read(path: str | Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise errors.LocalFileError(f"can't read {path}: {error.strerror}") from error

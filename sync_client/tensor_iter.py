@@ -1,0 +1,89 @@
+"""A version tensor by tensor, for engines whose `load_weights` takes an iterator."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+import torch
+
+from sync_client import errors
+from sync_client.connection import Connection
+from sync_client.tensors import tensor_from_buffer
+from sync_client.transfer import Incoming
+from sync_client.types import TensorInfo
+from weightsync.digests import tensor_digest, version_digest
+from weightsync.frames import FrameError
+from weightsync.layout import Layout, LayoutError, TensorEntry
+
+
+class _TensorSink:
+    """Cuts the data section into tensors; each goes to `out` when its bytes are verified."""
+
+    def __init__(self, expected: dict[str, str]) -> None:
+        self._expected = expected
+        self.complete: deque[tuple[str, torch.Tensor]] = deque()
+
+    def begin(self, layout: Layout) -> None:
+        """Starts."""
+        self._layout = layout
+        self._index = 0
+        self._filled = 0
+        self._buffer = bytearray()
+        self._digests: dict[str, str] = {}
+        self._advance()
+
+    def write(self, data: memoryview) -> None:
+        """The next bytes. Raises DigestMismatch."""
+        while data:
+            entry = self._layout.tensors[self._index]
+            part = data[: entry.nbytes - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            data = data[len(part) :]
+            if self._filled == entry.nbytes:
+                self._finish(entry)
+                self._advance()
+
+    def digest(self) -> str:
+        """The version digest of what came."""
+        return version_digest(
+            (e.name, e.dtype, e.shape, self._digests[e.name]) for e in self._layout.tensors
+        )
+
+    def _advance(self) -> None:
+        """Makes room for the next tensor that has bytes; empty ones are complete at once."""
+        while self._index < len(self._layout.tensors):
+            entry = self._layout.tensors[self._index]
+            self._buffer = bytearray(entry.nbytes)
+            self._filled = 0
+            if entry.nbytes:
+                return
+            self._finish(entry)
+
+    def _finish(self, entry: TensorEntry) -> None:
+        found = tensor_digest(self._buffer)
+        if found != self._expected[entry.name]:
+            raise errors.DigestMismatch(f"tensor {entry.name!r} came damaged")
+        self._digests[entry.name] = found
+        tensor = tensor_from_buffer(self._buffer, self._layout, entry, data_start=-entry.begin)
+        self.complete.append((entry.name, tensor))
+        self._index += 1
+
+
+async def iter_tensors(
+    connection: Connection, name: str, tensor_names: Sequence[str], infos: Sequence[TensorInfo]
+) -> AsyncIterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) in the order of the bytes; in memory are the one that arrives and one chunk.
+
+    Raises DigestMismatch before a damaged tensor would be given out, ServerUnavailable and the
+    like. The server waits while the consumer is busy.
+    """
+    sink = _TensorSink({info.name: info.digest for info in infos})
+    incoming = Incoming(sink)
+    try:
+        async for _ in incoming.receive(connection, name, tensor_names):
+            while sink.complete:
+                yield sink.complete.popleft()
+    except (LayoutError, FrameError) as error:
+        raise errors.DigestMismatch(f"{name}: the received stream is damaged: {error}") from error
