@@ -21,17 +21,19 @@ from weightsync import names
 from weightsync.v1 import runs_pb2, weights_pb2, workers_pb2
 
 _NANOS = 1_000_000_000
-_STATES = {
-    number: WorkerState(name.removeprefix("WORKER_STATE_"))
-    for name, number in workers_pb2.WorkerState.items()
-    if number
+_STATE_NUMBERS: dict[WorkerState, workers_pb2.WorkerState] = {
+    WorkerState.RUNNING: workers_pb2.WORKER_STATE_RUNNING,
+    WorkerState.REQUIRE_SYNC: workers_pb2.WORKER_STATE_REQUIRE_SYNC,
+    WorkerState.WAITING_SYNC: workers_pb2.WORKER_STATE_WAITING_SYNC,
+    WorkerState.STOPPED: workers_pb2.WORKER_STATE_STOPPED,
+    WorkerState.LOST: workers_pb2.WORKER_STATE_LOST,
 }
-_STATE_NUMBERS = {state: number for number, state in _STATES.items()}
-_ROLES = {
-    workers_pb2.WORKER_ROLE_TRAINER: WorkerRole.TRAINER,
-    workers_pb2.WORKER_ROLE_EXPLORER: WorkerRole.EXPLORER,
+_STATES: dict[int, WorkerState] = {number: state for state, number in _STATE_NUMBERS.items()}
+_ROLE_NUMBERS: dict[WorkerRole, workers_pb2.WorkerRole] = {
+    WorkerRole.TRAINER: workers_pb2.WORKER_ROLE_TRAINER,
+    WorkerRole.EXPLORER: workers_pb2.WORKER_ROLE_EXPLORER,
 }
-_ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+_ROLES: dict[int, WorkerRole] = {number: role for role, number in _ROLE_NUMBERS.items()}
 _OUTCOMES = {
     number: WaitOutcome(name.removeprefix("WAIT_OUTCOME_"))
     for name, number in weights_pb2.WaitOutcome.items()

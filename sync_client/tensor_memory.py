@@ -155,7 +155,7 @@ def _memory_problem(tensor: torch.Tensor) -> str:
 
 def _last_element(tensor: torch.Tensor) -> int:
     """How many elements the storage needs to hold this (non-empty) tensor."""
-    return tensor.storage_offset() + _span(tensor)
+    return int(tensor.storage_offset()) + _span(tensor)
 
 
 def _span(tensor: torch.Tensor) -> int:

@@ -88,7 +88,7 @@ async def upload(
                 progress(done, header.size_bytes)
 
     async def once() -> pb.UploadWeightsResponse:
-        method = connection.channel.stream_unary(
+        method: Any = connection.channel.stream_unary(
             _UPLOAD,
             request_serializer=None,
             response_deserializer=pb.UploadWeightsResponse.FromString,

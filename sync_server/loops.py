@@ -8,7 +8,7 @@ from typing import Any
 
 
 def run_event_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Runs `main` to its end on uvloop where there is one: it moves bytes a tenth faster (FACTS)."""
+    """Runs `main` to its end, on uvloop where there is one: it moves bytes a tenth faster."""
     try:
         import uvloop
     except ImportError:

@@ -27,4 +27,5 @@ def keep_big_blocks() -> bool:
         (_M_TRIM_THRESHOLD, 2**31 - 1),
         (_M_TOP_PAD, 64 << 20),
     )
-    return all([bool(mallopt(option, value)) for option, value in settings])
+    results = [bool(mallopt(option, value)) for option, value in settings]
+    return all(results)

@@ -229,10 +229,9 @@ class Uploads:
         LimitExceeded (retry later), UploadInProgress (retry later).
         """
         _check(request)
-        if request.pusher.worker_id:
-            run = self._coordinator.run(request.run_id)
-        else:
-            run = self._coordinator.find(request.run_id)
+        run = self._coordinator.find(request.run_id)
+        if run is None and request.pusher.worker_id:
+            self._coordinator.run(request.run_id)  # raises: a trainer's run exists
         if run is not None:
             commands.authorize_push(run, self._coordinator.now(), request.pusher)
             admission = run.versions.admit(request.number, request.digest, request.pusher)

@@ -61,9 +61,9 @@ def deregister(
         worker = run.workers.get(worker_id)
     except WorkerNotFound:
         return [], None
-    if worker.state is not State.LOST:
-        run.workers.authorize(worker_id, generation, now)
-    elif worker.generation != generation:
+    if worker.generation != generation:
+        if worker.state is not State.LOST:
+            run.workers.authorize(worker_id, generation, now)  # says who has the name now
         return [], None
     return [WorkerRemoved(worker_id)], None
 
@@ -127,10 +127,13 @@ def unpin(
 ) -> tuple[list[Change], Version]:
     """Takes a pin back; a version that only the pin kept retires."""
     version = run.versions.unpin(number, owner, now)
+    latest = run.versions.latest()
+    superseded = latest is not None and number > latest.number
     newest = [other.number for other in run.versions.all()[:keep]]
+    kept = number == run.versions.current or (number in newest and not superseded)
     changes: list[Change] = [VersionChanged(version)]
-    if number not in newest and number != run.versions.current and not version.pinned(now):
-        changes.append(removal(version, Cause.RETENTION))
+    if not kept and not version.pinned(now):
+        changes.append(removal(version, Cause.SUPERSEDED if superseded else Cause.RETENTION))
     return changes, version
 
 

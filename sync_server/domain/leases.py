@@ -48,7 +48,8 @@ def grant(duration: float | None, now: Instant) -> Lease:
     seconds = DEFAULT_LEASE_SECONDS if duration is None else duration
     if not MIN_LEASE_SECONDS <= seconds <= MAX_LEASE_SECONDS:
         raise InvalidDuration(
-            f"lease of {seconds:g} s: {MIN_LEASE_SECONDS:g} s to {MAX_LEASE_SECONDS:g} s is allowed",
+            f"lease of {seconds:g} s: "
+            f"{MIN_LEASE_SECONDS:g} s to {MAX_LEASE_SECONDS:g} s is allowed",
             field="lease_duration",
         )
     return Lease(seconds, now.monotonic + seconds)

@@ -110,9 +110,13 @@ class Run:
 
     def pointers_after(self, changes: Sequence[Change]) -> tuple[int | None, int | None]:
         """The book's `current` and `superseded_max` as `changes` will leave them."""
+        served = self.versions.latest()
         for change in changes:
             if isinstance(change, VersionCommitted):
                 return self.versions.pointers_at(change.version.number)
+            if isinstance(change, VersionRemoved) and served is not None:
+                if change.blob_id == served.blob_id:
+                    return self.versions.pointers_at(None)
         return self.versions.current, self.versions.superseded_max
 
     def apply(self, event: Event) -> None:

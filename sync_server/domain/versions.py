@@ -105,7 +105,7 @@ class VersionBook:
         return None if self.current is None else self._active[self.current]
 
     def get(self, number: int) -> Version:
-        """One version. Raises VersionRetired where it is known to have existed, else VersionNotFound."""
+        """One version. Raises VersionRetired if it is known to have existed, VersionNotFound."""
         version = self._active.get(number)
         if version is not None:
             return version
@@ -135,8 +135,10 @@ class VersionBook:
         same_lineage = pusher == latest.pusher or not pusher.worker_id
         existing = self._active.get(number)
         if existing is not None and existing.digest == digest:
+            # Above the newest lies only what a pin kept when the run went back.
             went_back = number < latest.number and not same_lineage
-            return Admission.REWIND if went_back else Admission.DONE
+            moves = went_back or number > latest.number
+            return Admission.REWIND if moves else Admission.DONE
         if number > latest.number:
             return Admission.UPLOAD
         if not same_lineage:
@@ -165,12 +167,16 @@ class VersionBook:
         ]
 
     def beyond_retention(self, committed: Version, keep: int, now: Instant) -> list[Version]:
-        """The versions that are neither `committed`, nor among the newest `keep`, nor pinned."""
-        others = [version for version in self.all() if version.number != committed.number]
+        """The versions that are neither `committed`, nor among the newest `keep`, nor pinned.
+
+        What `committed` supersedes goes anyway and takes no place among them.
+        """
+        going = {committed.number, *(v.number for v in self.superseded_by(committed.number, now))}
+        others = [version for version in self.all() if version.number not in going]
         return [version for version in others[max(keep, 1) - 1 :] if not version.pinned(now)]
 
     def pin(self, number: int, owner: str, ttl: float | None, now: Instant) -> Version:
-        """The version with `owner`'s pin set anew. Raises InvalidArgument, and what `get` raises."""
+        """The version with `owner`'s pin set anew. Raises InvalidArgument and what `get` does."""
         check_owner(owner)
         version = self.get(number)
         kept = [p for p in version.pins if p.owner != owner and p.holds(now)]
@@ -185,7 +191,7 @@ class VersionBook:
         return replace(version, pins=kept)
 
     def delete(self, number: int, now: Instant) -> Version:
-        """The version to delete. Raises VersionInUse for the served one, VersionPinned for a pinned one."""
+        """The version to delete. Raises VersionInUse for the served one, VersionPinned."""
         version = self.get(number)
         if number == self.current:
             raise VersionInUse(f"version {number} is the one explorers are given", version=number)
@@ -205,9 +211,9 @@ class VersionBook:
         """Serves `number` from now on. Going back remembers how far explorers had come."""
         self.current, self.superseded_max = self.pointers_at(number)
 
-    def pointers_at(self, number: int) -> tuple[int, int | None]:
-        """`current` and `superseded_max` as `point_at(number)` would leave them."""
-        if self.current is None or number > self.current:
+    def pointers_at(self, number: int | None) -> tuple[int | None, int | None]:
+        """`current` and `superseded_max` as serving `number` (None: nothing) would leave them."""
+        if self.current is None or (number is not None and number > self.current):
             return number, self.superseded_max
         return number, max(self.current, self.superseded_max or 0)
 
@@ -222,7 +228,7 @@ class VersionBook:
         del self._active[number]
         self._retired[number] = cause
         if self.current == number:
-            self.current = None
+            self.current, self.superseded_max = self.pointers_at(None)
         while len(self._retired) > _REMEMBERED_RETIRED:
             self._retired.pop(next(iter(self._retired)))
 

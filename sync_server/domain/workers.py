@@ -170,7 +170,7 @@ class WorkerTable:
         return worker
 
     def authorize_unleased(self, now: Instant) -> None:
-        """A write without a lease: refused with TrainerActive while a live trainer holds the run."""
+        """A write without a lease: TrainerActive while a live trainer holds the run."""
         self._refuse_second_trainer("", now)
 
     def register(

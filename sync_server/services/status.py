@@ -60,16 +60,16 @@ _RETRY_DELAYS = {"SHUTTING_DOWN": 1.0, "LIMIT_EXCEEDED": 1.0, "UPLOAD_IN_PROGRES
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types of its own
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns exceptions of every method into a status with `google.rpc.ErrorInfo`."""
 
     async def intercept_service(
         self,
         continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
         ],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler of one call."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method

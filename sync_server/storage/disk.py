@@ -150,7 +150,7 @@ class DiskBlobWriter:
                 self._map.flush()
                 os.fsync(self._fd)
             self._release()
-            os.rename(self._partial, self._target)
+            self._partial.rename(self._target)
             if self._sync:
                 _sync_directory(self._target.parent)
         except OSError as error:

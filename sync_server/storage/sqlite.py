@@ -54,7 +54,7 @@ class SqliteStateStore:
     """State in `path`. Use it from one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises StorageError if it is not ours, or from a newer release."""
+        """Opens or creates the file. Raises StorageError if it is not ours, or is too new."""
         try:
             # Autocommit: transactions are begun and ended by hand, in `apply`.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -89,7 +89,8 @@ class SqliteStateStore:
                         self._apply_event(batch.run_id, event)
                     if batch.events:
                         self._db.execute(
-                            "UPDATE runs SET revision=?, current=?, superseded_max=? WHERE run_id=?",
+                            "UPDATE runs SET revision=?, current=?, superseded_max=?"
+                            " WHERE run_id=?",
                             (
                                 batch.events[-1].revision,
                                 batch.current,
@@ -199,7 +200,18 @@ class SqliteStateStore:
         ):
             pins.setdefault(number, []).append(Pin(owner, expires_at))
         versions = [
-            Version(*row[:6], Pusher(row[6], row[7]), row[8], row[9], tuple(pins.get(row[0], ())))
+            Version(
+                number=row[0],
+                digest=row[1],
+                size_bytes=row[2],
+                tensor_count=row[3],
+                blob_id=row[4],
+                tensor_digests=row[5],
+                pusher=Pusher(row[6], row[7]),
+                committed_at=row[8],
+                revision=row[9],
+                pins=tuple(pins.get(row[0], ())),
+            )
             for row in self._db.execute(
                 "SELECT number, digest, size_bytes, tensor_count, blob_id, tensor_digests,"
                 " pushed_by, pushed_generation, committed_at, revision"
