@@ -6,7 +6,8 @@ Importing it imports no torch: that happens with the first push or pull of tenso
 from __future__ import annotations
 
 from sync_client.aio import AsyncSyncClient
-from sync_client.blocking import SyncClient, Worker
+from sync_client.blocking import SyncClient
+from sync_client.blocking_worker import Worker
 from sync_client.errors import SyncError
 from sync_client.types import (
     Pulled,

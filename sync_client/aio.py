@@ -1,81 +1,38 @@
-"""The asynchronous client: everything that can be done without a lease."""
+"""The asynchronous client: a run's bytes and workers, on top of `control`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sync_client import convert, errors
-from sync_client.connection import Connection, Patience, Target, new_request_id, translated
+from sync_client.connection import new_request_id
+from sync_client.control import RunClient
 from sync_client.files import FileSink, FileSource
+from sync_client.health import Health, check_health
 from sync_client.sources import check_transport, tensor_source
 from sync_client.transfer import Progress, Received, Source, download, upload
-from sync_client.types import (
-    Pulled,
-    RunEvent,
-    RunStatus,
-    TensorInfo,
-    VersionInfo,
-    WaitOutcome,
-    WaitResult,
-    WorkerRole,
-)
+from sync_client.types import Pulled, VersionInfo, WorkerRole
 from sync_client.worker import AsyncWorker
 from weightsync import names
-from weightsync.v1 import (
-    runs_pb2,
-    runs_pb2_grpc,
-    weights_pb2,
-    weights_pb2_grpc,
-    workers_pb2_grpc,
-)
+from weightsync.v1 import weights_pb2
 
 if TYPE_CHECKING:
     import torch
 
-# One long poll; shorter than what load balancers cut, and the next one follows by itself.
-_POLL_SECONDS = 60.0
-# Beyond max_wait, for the answer to arrive.
-_POLL_MARGIN = 10.0
-_KNOWN_VERSIONS = 64
-_PAGE = 1000
 
-
-class AsyncSyncClient:
+class AsyncSyncClient(RunClient):
     """A client of one run. Make and use it on one event loop; `async with` closes it.
 
-    server: HOST:PORT, default `WEIGHTSYNC_SERVER` or localhost:50051. run: default
-    `WEIGHTSYNC_RUN` or "default". token, ca_cert, cert, key: where the server wants them.
-    retry_for: for how many seconds a call is repeated while the server is out of reach before it
-    raises ServerUnavailable; waits and watches go on for as long as they were asked to.
+    The arguments are those of `RunClient`.
     """
 
-    def __init__(
-        self,
-        server: str | None = None,
-        run: str | None = None,
-        *,
-        token: str | None = None,
-        ca_cert: str | Path | None = None,
-        cert: str | Path | None = None,
-        key: str | Path | None = None,
-        retry_for: float = 10.0,
-    ) -> None:
-        target = Target.resolve(server, token, ca_cert, cert, key)
-        try:
-            self.run = names.check_run_id(run or target.run)
-        except names.InvalidName as error:
-            raise errors.InvalidName(str(error)) from error
-        self.connection = Connection(target, retry_for)
-        self._run_name = names.run_name(self.run)
+    def __init__(self, server: str | None = None, run: str | None = None, **options: Any) -> None:
+        super().__init__(server, run, **options)
         self._workers: list[AsyncWorker] = []
-        # Digests of versions that came through this client: a number alone does not say which
-        # bytes are held, once a trainer has gone back.
-        self._digests: OrderedDict[int, str] = OrderedDict()
 
     async def __aenter__(self) -> AsyncSyncClient:
         return self
@@ -110,97 +67,27 @@ class AsyncSyncClient:
         self._workers.append(worker)
         return worker
 
-    # --- reading
+    # --- health
 
-    async def status(self) -> RunStatus:
-        """The run: workers, states, newest version, waiters. Raises RunNotFound."""
-        response = await self._runs("GetRun", runs_pb2.GetRunRequest(name=self._run_name))
-        return convert.run(response.run)
+    async def health(self, service: str = "") -> Health:
+        """Whether the server, or one of its services, is SERVING."""
+        return await check_health(self.connection, service)
 
-    async def versions(self) -> list[VersionInfo]:
-        """The versions that can be pulled, newest first. Raises RunNotFound."""
-        found: list[VersionInfo] = []
-        request = weights_pb2.ListWeightVersionsRequest(parent=self._run_name, page_size=_PAGE)
-        while True:
-            response = await self._weights("ListWeightVersions", request)
-            found += [convert.version(item) for item in response.weight_versions]
-            if not response.next_page_token:
-                return found
-            request.page_token = response.next_page_token
+    async def ready(self, worker: str, version: int | None = None) -> bool:
+        """Whether a worker is alive and serves `version` or a later one (None: any at all).
 
-    async def tensors(self, version: int | None = None) -> list[TensorInfo]:
-        """The tensors of a version (default: the newest), in the order of their bytes."""
-        number = await self._number(version)
-        found: list[TensorInfo] = []
-        request = weights_pb2.ListTensorsRequest(name=self._name(number), page_size=_PAGE)
-        while True:
-            response = await self._weights("ListTensors", request)
-            found += [
-                TensorInfo(t.name, t.dtype, tuple(t.shape), t.size_bytes, t.digest)
-                for t in response.tensors
-            ]
-            if not response.next_page_token:
-                return found
-            request.page_token = response.next_page_token
-
-    async def wait_version(
-        self, after: int | None = None, timeout: float | None = None
-    ) -> int | None:
-        """The newest version once it is not the one in hand; None at the timeout (seconds).
-
-        `after` is what the caller has (None: nothing). Also None, and early, when the trainer
-        stopped, was lost, or said that there is nothing new: `wait` tells which. The number may
-        be lower than `after` where the trainer went back to an older checkpoint.
+        What a load balancer asks with grpc.health.v1, as service
+        `runs/{run}/workers/{worker}@{version}`. Raises WorkerNotFound.
         """
-        result = await self.wait(after, timeout)
-        return result.version if result.reached else None
-
-    async def wait(
-        self, after: int | None = None, timeout: float | None = None, *, worker: str = ""
-    ) -> WaitResult:
-        """Like `wait_version`, with the reason. Goes on through restarts of the server."""
-        if timeout is not None and not 0 <= timeout < float("inf"):
-            raise errors.InvalidDuration(f"timeout of {timeout} s: 0 or more is allowed")
-        end = None if timeout is None else time.monotonic() + timeout
-
-        def left() -> float:
-            return float("inf") if end is None else max(0.0, end - time.monotonic())
-
-        while True:
-            last = left() <= _POLL_SECONDS
-
-            async def once() -> weights_pb2.WaitWeightVersionResponse:
-                return await self._poll(after, min(left(), _POLL_SECONDS), worker)
-
-            result = convert.wait_result(await self.connection.retrying(once, left()))
-            if last or result.outcome is not WaitOutcome.TIMED_OUT:
-                return result
-
-    async def watch(self, after_revision: int | None = None) -> AsyncIterator[RunEvent]:
-        """Every change of the run in order: a snapshot first, or all after `after_revision`.
-
-        Resumes by itself after a cut, each revision once. Where the server no longer has what
-        was missed, a new snapshot is given.
-        """
-        patience = Patience(self.connection.retry_for)
-        while True:
-            request = runs_pb2.WatchRunRequest(name=self._run_name, after_revision=after_revision)
-            stub = runs_pb2_grpc.RunServiceStub(self.connection.channel)
-            call = stub.WatchRun(request, metadata=self.connection.target.metadata())
-            try:
-                with translated(self.connection.target.server):
-                    async for message in call:
-                        after_revision = message.revision
-                        patience = Patience(self.connection.retry_for)
-                        yield convert.event(message)
-                raise errors.ServerUnavailable("the server ended the watch")
-            except errors.RevisionCompacted:
-                after_revision = None
-            except errors.ServerUnavailable:
-                if not await patience.pause():
-                    raise
-            finally:
-                call.cancel()
+        at = "" if version is None else f"@{version}"
+        try:
+            service = names.worker_name(self.run, worker) + at
+        except names.InvalidName as error:
+            raise errors.InvalidName(str(error)) from error
+        status = await check_health(self.connection, service)
+        if status is Health.SERVICE_UNKNOWN:
+            raise errors.WorkerNotFound(f"no worker {worker!r} is registered")
+        return status is Health.SERVING
 
     # --- weights
 
@@ -318,72 +205,7 @@ class AsyncSyncClient:
         async for item in iter_tensors(self.connection, self._name(number), names or (), infos):
             yield item
 
-    # --- changing
-
-    async def pin(
-        self, version: int, owner: str = "client", ttl: float | None = None
-    ) -> VersionInfo:
-        """Keeps a version from being retired, for `ttl` seconds or until `unpin`."""
-        request = weights_pb2.PinWeightVersionRequest(
-            name=self._name(version),
-            owner=owner,
-            ttl=None if ttl is None else convert.duration(ttl),
-            request_id=new_request_id(),
-        )
-        response = await self._weights("PinWeightVersion", request)
-        return convert.version(response.weight_version)
-
-    async def unpin(self, version: int, owner: str = "client") -> VersionInfo:
-        """Takes `owner`'s pin back; a version that only the pin kept is retired."""
-        request = weights_pb2.UnpinWeightVersionRequest(
-            name=self._name(version), owner=owner, request_id=new_request_id()
-        )
-        response = await self._weights("UnpinWeightVersion", request)
-        return convert.version(response.weight_version)
-
-    async def delete(self, version: int) -> None:
-        """Deletes a version. Raises VersionInUse for the newest, VersionPinned, VersionNotFound."""
-        request = weights_pb2.DeleteWeightVersionRequest(
-            name=self._name(version), request_id=new_request_id()
-        )
-        await self._weights("DeleteWeightVersion", request)
-
-    async def rollback(self, version: int) -> VersionInfo:
-        """Gives explorers an earlier version again."""
-        request = weights_pb2.RollbackRunRequest(
-            name=self._run_name, version=version, request_id=new_request_id()
-        )
-        response = await self._weights("RollbackRun", request)
-        return convert.version(response.weight_version)
-
     # --- inside
-
-    async def call_workers(self, method: str, request: object) -> Any:
-        """A call of WorkerService, for `AsyncWorker`."""
-        return await self.connection.call(workers_pb2_grpc.WorkerServiceStub, method, request)
-
-    async def _runs(self, method: str, request: object) -> Any:
-        return await self.connection.call(runs_pb2_grpc.RunServiceStub, method, request)
-
-    async def _weights(self, method: str, request: object) -> Any:
-        return await self.connection.call(weights_pb2_grpc.WeightServiceStub, method, request)
-
-    async def _poll(
-        self, after: int | None, max_wait: float, worker: str
-    ) -> weights_pb2.WaitWeightVersionResponse:
-        request = weights_pb2.WaitWeightVersionRequest(
-            parent=self._run_name,
-            after_version=after,
-            max_wait=convert.duration(max_wait),
-            worker=worker,
-            after_digest="" if after is None else self._digests.get(after, ""),
-        )
-        stub = weights_pb2_grpc.WeightServiceStub(self.connection.channel)
-        response = await stub.WaitWeightVersion(
-            request, timeout=max_wait + _POLL_MARGIN, metadata=self.connection.target.metadata()
-        )
-        assert isinstance(response, weights_pb2.WaitWeightVersionResponse)
-        return response
 
     async def _fetch(
         self, version: int | None, names: Sequence[str], sink: Any, progress: Progress | None
@@ -404,23 +226,3 @@ class AsyncSyncClient:
         received = await download(self.connection, self._name(number), names, sink, progress)
         self._remember(convert.version(received.version))
         return received
-
-    async def _number(self, version: int | None) -> int:
-        if version is not None:
-            return version
-        status = await self.status()
-        if status.latest_version is None:
-            raise errors.VersionNotFound(f"run {self.run!r} has no version yet")
-        return status.latest_version
-
-    def _name(self, number: int) -> str:
-        try:
-            return names.version_name(self.run, number)
-        except names.InvalidName as error:
-            raise errors.InvalidName(str(error)) from error
-
-    def _remember(self, info: VersionInfo) -> None:
-        self._digests[info.version] = info.digest
-        self._digests.move_to_end(info.version)
-        while len(self._digests) > _KNOWN_VERSIONS:
-            self._digests.popitem(last=False)

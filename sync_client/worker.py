@@ -1,29 +1,18 @@
-"""A registered process: its lease, its state, and what only a worker may do."""
+"""A trainer or explorer: what only a worker may do with weights and progress."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import secrets
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
-from sync_client import convert, errors
 from sync_client.connection import new_request_id
-from sync_client.heartbeat import Heartbeat
+from sync_client.lease import LeasedWorker
 from sync_client.sources import tensor_source
+from sync_client.staleness import RunView, needed
 from sync_client.transfer import Progress
-from sync_client.types import (
-    Pulled,
-    RunStatus,
-    VersionInfo,
-    WaitResult,
-    WorkerRole,
-    WorkerState,
-    WorkerStatus,
-)
+from sync_client.types import Pulled, RunStatus, VersionInfo, WaitResult
 from weightsync import names
 from weightsync.v1 import weights_pb2, weights_pb2_grpc
 from weightsync.v1 import workers_pb2 as pb
@@ -31,92 +20,84 @@ from weightsync.v1 import workers_pb2 as pb
 if TYPE_CHECKING:
     import torch
 
-    from sync_client.aio import AsyncSyncClient
 
-R = TypeVar("R")
+class AsyncWorker(LeasedWorker):
+    """A trainer or explorer with a live lease; made by `AsyncSyncClient.register`."""
 
+    # --- weights
 
-class AsyncWorker:
-    """A trainer or explorer with a live lease; made by `AsyncSyncClient.register`.
+    async def push(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        version: int,
+        *,
+        transport: str | None = None,
+        delta: bool | None = None,
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        """Pushes a state dict as `version`: nobody sees any of it before all of it was verified.
 
-    Every write carries the generation. A lease that ran out, or a server that forgot it, is
-    mended by registering again under the same generation; a name that somebody else took over is
-    not: then every write raises StaleGeneration, for ever.
-    """
+        Tensors may be of any dtype that safetensors has, on any device, non-contiguous or tied;
+        what can't be carried is refused before anything is sent (TensorRefused). Don't change
+        them meanwhile: that is noticed (DigestMismatch). progress(done, total) in bytes.
 
-    def __init__(
-        self, client: AsyncSyncClient, role: WorkerRole, name: str | None, lease: float
-    ) -> None:
-        self._client = client
-        self.role = role
-        self.name = _default_name(role) if name is None else name
-        self.lease = lease
-        self.generation = 0
-        self.state = WorkerState.RUNNING
-        self._heartbeat = Heartbeat(self.name, lease, self._renew)
-        # One at a time: a heartbeat that overtook a state change would take it back.
-        self._lease_lock = asyncio.Lock()
-        self._closed = False
-
-    @property
-    def resource(self) -> str:
-        """The resource name, `runs/{run}/workers/{worker}`. Raises InvalidName."""
-        try:
-            return names.worker_name(self._client.run, self.name)
-        except names.InvalidName as error:
-            raise errors.InvalidName(str(error)) from error
-
-    async def start(self) -> None:
-        """Registers and begins to beat; `AsyncSyncClient.register` does this."""
-        _ = self.resource  # refuse a bad name before anything is sent
-        await self._register(None)
-        self._heartbeat.start()
-
-    async def close(self) -> None:
-        """Leaves: an explorer deregisters, a trainer becomes STOPPED, which releases the waiting.
-
-        Never raises for a server that is away: then the lease runs out by itself.
+        Raises VersionNotNewer, VersionExists (no retry), UploadInProgress, StorageFull,
+        ServerUnavailable (retry), StaleGeneration (stop).
         """
-        if self._closed:
-            return
-        self._closed = True
-        await self._heartbeat.stop()
-        with contextlib.suppress(errors.SyncError):
-            if self.role is WorkerRole.TRAINER:
-                await self._set_state(WorkerState.STOPPED, None)
-            else:
-                request = pb.DeregisterWorkerRequest(
-                    name=self.resource, generation=self.generation, request_id=new_request_id()
-                )
-                await self._client.call_workers("DeregisterWorker", request)
+        source = tensor_source(state_dict)
+        return await self.leased(
+            lambda: self.client.send(source, version, transport, delta, progress, worker=self)
+        )
 
-    async def __aenter__(self) -> AsyncWorker:
-        return self
+    async def notify_nothing_new(self) -> None:
+        """Releases whoever waits for a version, without one (`WaitOutcome.NOTHING_NEW`)."""
+        request_id = new_request_id()
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
+        async def once() -> None:
+            request = weights_pb2.PublishWeightVersionRequest(
+                name=names.version_name(self.client.run, 0),
+                worker=self.resource,
+                generation=self.generation,
+                nothing_new=True,
+                request_id=request_id,
+            )
+            await self.client.connection.call(
+                weights_pb2_grpc.WeightServiceStub, "PublishWeightVersion", request
+            )
 
-    # --- state
+        await self.leased(once)
 
-    async def set_state(
-        self, state: WorkerState | str, expected: WorkerState | str | None = None
-    ) -> WorkerStatus:
-        """Moves to another state; with `expected`, only from that one (StateMismatch otherwise).
+    async def wait_version(
+        self, after: int | None = None, timeout: float | None = None
+    ) -> int | None:
+        """See `AsyncSyncClient.wait_version`; the server shows who waits."""
+        result = await self.wait(after, timeout)
+        return result.version if result.reached else None
 
-        Raises IllegalTransition, InvalidState for LOST.
-        """
-        try:
-            wanted = WorkerState(state)
-            before = None if expected is None else WorkerState(expected)
-        except ValueError as error:
-            allowed = ", ".join(item.value for item in WorkerState)
-            raise errors.InvalidState(f"{error}: {allowed} are allowed") from None
+    async def wait(self, after: int | None = None, timeout: float | None = None) -> WaitResult:
+        """See `AsyncSyncClient.wait`."""
+        return await self.client.wait(after, timeout, worker=self.resource)
 
-        async def once() -> WorkerStatus:
-            async with self._lease_lock:
-                return await self._set_state(wanted, before)
+    async def pull(
+        self,
+        version: int | None = None,
+        into: Mapping[str, torch.Tensor] | None = None,
+        names: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Pulled:
+        """See `AsyncSyncClient.pull`."""
+        return await self.client.pull(version, into, names, **options)
 
-        return await self._leased(once)
+    async def iter_tensors(
+        self, version: int | None = None, names: Sequence[str] | None = None
+    ) -> AsyncIterator[tuple[str, torch.Tensor]]:
+        """See `AsyncSyncClient.iter_tensors`."""
+        async for item in self.client.iter_tensors(version, names):
+            yield item
+
+    async def status(self) -> RunStatus:
+        """See `AsyncSyncClient.status`."""
+        return await self.client.status()
 
     async def report_applied(
         self, version: int, state_dict: Mapping[str, torch.Tensor] | str
@@ -142,153 +123,76 @@ class AsyncWorker:
                 digest=digest,
                 request_id=request_id,
             )
-            response = await self._client.call_workers("ReportAppliedVersion", request)
+            response = await self.client.call_workers("ReportAppliedVersion", request)
             return bool(response.worker.applied_version.verified)
 
-        return await self._leased(once)
+        return await self.leased(once)
 
-    # --- weights
+    # --- staleness
 
-    async def push(
-        self,
-        state_dict: Mapping[str, torch.Tensor],
-        version: int,
-        *,
-        transport: str | None = None,
-        delta: bool | None = None,
-        progress: Progress | None = None,
-    ) -> VersionInfo:
-        """Pushes a state dict as `version`: nobody sees any of it before all of it was verified.
+    async def wait_fresh(self, max_lag: int, timeout: float | None = None) -> bool:
+        """Waits until what this explorer reported is at most `max_lag` training steps old.
 
-        Tensors may be of any dtype that safetensors has, on any device, non-contiguous or tied;
-        what can't be carried is refused before anything is sent (TensorRefused). Don't change
-        them meanwhile: that is noticed (DigestMismatch). progress(done, total) in bytes.
-
-        Raises VersionNotNewer, VersionExists (no retry), UploadInProgress, StorageFull,
-        ServerUnavailable (retry), StaleGeneration (stop).
+        Meant for the part of an explorer that generates, while another part loads and reports.
+        Gives False at the timeout (seconds). Raises RunNotFound, ServerUnavailable.
         """
-        source = tensor_source(state_dict)
-        return await self._leased(
-            lambda: self._client.send(source, version, transport, delta, progress, worker=self)
-        )
+        view = await self._view(lambda view: view.lag(self.name) <= max_lag, timeout)
+        return view.lag(self.name) <= max_lag
 
-    async def notify_nothing_new(self) -> None:
-        """Releases whoever waits for a version, without one (`WaitOutcome.NOTHING_NEW`)."""
-        request_id = new_request_id()
-
-        async def once() -> None:
-            request = weights_pb2.PublishWeightVersionRequest(
-                name=names.version_name(self._client.run, 0),
-                worker=self.resource,
-                generation=self.generation,
-                nothing_new=True,
-                request_id=request_id,
-            )
-            await self._client.connection.call(
-                weights_pb2_grpc.WeightServiceStub, "PublishWeightVersion", request
-            )
-
-        await self._leased(once)
-
-    async def wait_version(
-        self, after: int | None = None, timeout: float | None = None
-    ) -> int | None:
-        """See `AsyncSyncClient.wait_version`; the server shows who waits."""
-        result = await self.wait(after, timeout)
-        return result.version if result.reached else None
-
-    async def wait(self, after: int | None = None, timeout: float | None = None) -> WaitResult:
-        """See `AsyncSyncClient.wait`."""
-        return await self._client.wait(after, timeout, worker=self.resource)
-
-    async def pull(
+    async def wait_converged(
         self,
-        version: int | None = None,
-        into: Mapping[str, torch.Tensor] | None = None,
-        names: Sequence[str] | None = None,
-        **options: Any,
-    ) -> Pulled:
-        """See `AsyncSyncClient.pull`."""
-        return await self._client.pull(version, into, names, **options)
+        version: int,
+        fraction: float | None = None,
+        count: int | None = None,
+        timeout: float | None = None,
+    ) -> list[str]:
+        """Waits until explorers reported `version` or a later one, and gives who has not.
 
-    async def iter_tensors(
-        self, version: int | None = None, names: Sequence[str] | None = None
-    ) -> AsyncIterator[tuple[str, torch.Tensor]]:
-        """See `AsyncSyncClient.iter_tensors`."""
-        async for item in self._client.iter_tensors(version, names):
-            yield item
+        fraction of the live explorers (default: all), or a count of them. The names of those
+        that are behind are given also when enough are there, and at the timeout (seconds).
+        """
+        needed(0, fraction, count)  # refuse nonsense before waiting
 
-    async def status(self) -> RunStatus:
-        """See `AsyncSyncClient.status`."""
-        return await self._client.status()
+        def enough(view: RunView) -> bool:
+            explorers = view.explorers()
+            there = len(explorers) - len(view.behind(version))
+            return there >= needed(len(explorers), fraction, count)
 
-    # --- the lease
+        return (await self._view(enough, timeout)).behind(version)
 
-    async def _set_state(self, state: WorkerState, expected: WorkerState | None) -> WorkerStatus:
-        request = pb.SetWorkerStateRequest(
-            name=self.resource,
-            generation=self.generation,
-            state=convert.state_number(state),
-            expected_state=None if expected is None else convert.state_number(expected),
-            request_id=new_request_id(),
-        )
-        response = await self._client.call_workers("SetWorkerState", request)
-        self.state = state
-        return convert.worker(response.worker)
+    async def _view(self, over: Callable[[RunView], bool], timeout: float | None) -> RunView:
+        """The run as a watch shows it once `over` holds, or as it is at the timeout."""
+        view = RunView()
 
-    async def _leased(self, write: Callable[[], Awaitable[R]]) -> R:
-        """A write; repeated once after the lease was mended."""
-        if self._closed:
-            raise errors.ClientClosed(f"worker {self.name} was closed")
-        if self._heartbeat.fenced is not None:
-            raise errors.StaleGeneration(str(self._heartbeat.fenced))
+        async def follow() -> None:
+            async with aclosing(self.client.watch()) as events:
+                async for event in events:
+                    view.apply(event)
+                    if over(view):
+                        return
+
         try:
-            return await write()
-        except (errors.LeaseExpired, errors.NotFound) as error:
-            if isinstance(error, errors.NotFound) and not isinstance(
-                error, errors.WorkerNotFound | errors.RunNotFound
-            ):
-                raise
-            async with self._lease_lock:
-                await self._mend()
-            return await write()
+            await asyncio.wait_for(follow(), timeout)
+        except asyncio.TimeoutError:
+            if not view.seen:  # too short even for the first answer
+                view.take(await self.client.status())
+        return view
 
-    async def _renew(self) -> None:
-        async with self._lease_lock:
-            request = pb.RenewLeaseRequest(name=self.resource, generation=self.generation)
-            try:
-                response = await self._client.call_workers("RenewLease", request)
-            except (errors.LeaseExpired, errors.WorkerNotFound, errors.RunNotFound):
-                await self._mend()
-                return
-            # A crash may have taken the last state changes with it.
-            if convert.worker(response.worker).state is not self.state:
-                await self._set_state(self.state, None)
+    # --- progress and configuration
 
-    async def _mend(self) -> None:
-        """Gets the lease back under the same generation, and the state with it. Needs the lock."""
-        state = self.state
-        await self._register(self.generation)
-        if state is not WorkerState.RUNNING:
-            await self._set_state(state, None)
+    async def save_progress(self, name: str | None = None, *, etag: str = "", **record: Any) -> str:
+        """Saves this side's progress (see `RunClient.save_progress`) under its role, or `name`.
 
-    async def _register(self, resume_generation: int | None) -> None:
-        request = pb.RegisterWorkerRequest(
-            parent=names.run_name(self._client.run),
-            worker_id=self.name,
-            role=convert.role_number(self.role),
-            lease_duration=convert.duration(self.lease),
-            request_id=new_request_id(),
-            resume_generation=resume_generation,
-        )
-        response = await self._client.call_workers("RegisterWorker", request)
-        self.generation = response.worker.generation
-        self.state = WorkerState.RUNNING
+        Refused for a stale generation, so a replaced trainer can't take the new one back.
+        """
 
+        async def once() -> str:
+            return await self.client.save_progress(
+                name or self.role.value,
+                kind=self.role.value,
+                etag=etag,
+                worker=(self.resource, self.generation),
+                **record,
+            )
 
-def _default_name(role: WorkerRole) -> str:
-    # A trainer that is restarted takes its own name over at once, instead of waiting for the
-    # lease of its predecessor; of explorers there are many.
-    if role is WorkerRole.TRAINER:
-        return "trainer"
-    return f"explorer-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        return await self.leased(once)

@@ -1,4 +1,4 @@
-"""The root of the command line: which command lives where.
+"""The root of the command line: which command lives where, and how a command ends.
 
 Commands are loaded when they are used, so `weightsync serve` never imports the SDK and
 `weightsync push` never imports the server's machinery. It is the one place that names both sides,
@@ -7,12 +7,18 @@ and it imports neither.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from io import TextIOWrapper
+from typing import NoReturn
 
 try:
     import click
+    from click.shell_completion import CompletionItem
 except ModuleNotFoundError:
     sys.exit("weightsync: the command line needs: pip install 'weightsync[cli]'")
 
@@ -31,7 +37,18 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("sync_server.commands.check:check", "Verify the digest of every stored blob."),
     "config": ("sync_server.commands.config:config", "Make, check or show a configuration."),
     "demo": ("sync_client.demo.command:demo", "Train a small model with real weights on the move."),
+    "completion": ("sync_server.commands.completion:completion", "Print a completion script."),
 }
+
+PROGRAM = "weightsync"
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # what a shell reports of any program whose reader went away
+
+# The packages of ours, and the extra that brings what they import.
+_EXTRAS = {"sync_server": "server", "sync_client.demo": "demo", "sync_client": "cli"}
+_NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(
+    click.exceptions, "NoArgsIsHelpError", ()
+)
 
 
 class LazyGroup(click.Group):
@@ -43,14 +60,44 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command itself, imported."""
+        """The command itself, imported. Fails with what to install where that is missing."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(import_module(module), attribute)
+        try:
+            command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            extra = next(name for prefix, name in _EXTRAS.items() if module.startswith(prefix))
+            raise click.ClickException(
+                f"'{PROGRAM} {cmd_name}' needs the module {error.name}, which is not installed: "
+                f"pip install 'weightsync[{extra}]'"
+            ) from error
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, but with a suggestion for a name that is none."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command. Ctrl-C and a reader that went away (`| head`) end it without a word."""
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            _discard_output()
+            ctx.exit(BROKEN_PIPE)
+        return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of `--help`, without importing any of them."""
@@ -58,11 +105,57 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What a name can be completed to, without importing any of them."""
+        names = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="weightsync")
-def main() -> None:
+def program() -> None:
     """Holds the newest weights, wakes who waits for them, and hands them over.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server out of reach, 4 timed out waiting.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server out of reach, 4 timed out waiting,
+    130 interrupted.
     """
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits. What fails says so in one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A worker's name may have characters that the terminal's encoding has not.
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        result = program.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        if isinstance(error, _NO_ARGUMENTS):
+            error.show()
+        else:
+            click.echo(f"{PROGRAM}: {_one_line(error)}", err=True)
+        return error.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _one_line(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        text += f" (see '{error.ctx.command_path} --help')"
+    return text
+
+
+def _discard_output() -> None:
+    """Nobody reads any more: what is still buffered must not fail at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,6 @@ before it is stored, and everything is visible in revision order.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from sync_server.clock import ServerClock
 from sync_server.domain.errors import RunNotFound, StorageFull
 from sync_server.domain.leases import Instant
 from sync_server.domain.runs import (
@@ -45,11 +45,6 @@ _RESTART_GAP = 100_000
 _REMEMBERED_REQUESTS = 4096
 
 
-def system_clock() -> Instant:
-    """Now, on both clocks."""
-    return Instant(time.monotonic(), time.time())
-
-
 @dataclass(eq=False, slots=True)
 class _Live:
     """A run with what belongs to this process: its lock and the answers to recent requests."""
@@ -69,9 +64,10 @@ class _Live:
 class Coordinator:
     """All runs of this server. Used on the event loop's thread alone."""
 
-    def __init__(self, journal: Journal, clock: Callable[[], Instant] = system_clock) -> None:
+    def __init__(self, journal: Journal, clock: Callable[[], Instant] | None = None) -> None:
         self._journal = journal
-        self._clock = clock
+        self._clock = ServerClock() if clock is None else clock
+        self._ticking: asyncio.Task[None] | None = None
         self._runs: dict[str, _Live] = {}
         self._creation = asyncio.Lock()
         self._expiry: asyncio.Task[None] | None = None
@@ -87,6 +83,8 @@ class Coordinator:
             self._runs[run.run_id] = _Live(run)
         await self.transact(DEFAULT_RUN, lambda run, now: ((), None), create=True)
         self._expiry = asyncio.create_task(self._watch_leases())
+        if isinstance(self._clock, ServerClock):
+            self._ticking = asyncio.create_task(self._clock.run())
 
     def observe(self, observer: Callable[[str, Event], None]) -> None:
         """Calls `observer(run_id, event)` for every event once it is true."""
@@ -98,9 +96,10 @@ class Coordinator:
 
     async def close(self) -> None:
         """Stores what is left."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            await asyncio.gather(self._expiry, return_exceptions=True)
+        tasks = [task for task in (self._expiry, self._ticking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._journal.close()
 
     def now(self) -> Instant:

@@ -20,6 +20,8 @@ from sync_server.catalog import Catalog
 from sync_server.config import ServerSettings, split_address
 from sync_server.coordinator import Coordinator
 from sync_server.journal import Journal
+from sync_server.services.health import HealthServicer
+from sync_server.services.progress import ProgressServicer
 from sync_server.services.runs import RunServicer
 from sync_server.services.status import ErrorInterceptor
 from sync_server.services.weights import WeightServicer
@@ -90,7 +92,6 @@ class Server:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._grpc: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
 
     async def start(self) -> Endpoints:
         """Restores the state and serves. Raises StartError."""
@@ -107,6 +108,7 @@ class Server:
         swept = await asyncio.to_thread(self._blobs.sweep, kept)
         if swept:
             _log.info("forgot unfinished and orphaned blobs", count=len(swept))
+        self._health = HealthServicer(self._coordinator)
         self._catalog = Catalog(self._blobs)
         self._coordinator.observe(self._catalog.on_event)
         self._grpc = self._build()
@@ -164,7 +166,7 @@ class Server:
             rendezvous_pb2_grpc.RendezvousServiceServicer(), server
         )
         progress_pb2_grpc.add_ProgressServiceServicer_to_server(
-            progress_pb2_grpc.ProgressServiceServicer(), server
+            ProgressServicer(self._coordinator), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         # With the details' descriptors at hand, grpcurl prints the reason of an error.

@@ -28,7 +28,7 @@ from sync_server.domain.errors import (
 )
 from sync_server.domain.versions import Admission, Pusher, Version, check_number
 from sync_server.storage.base import BlobStore, BlobWriter, NoSpace, StorageError
-from weightsync.digests import StreamDigester, check_digest
+from weightsync.digests import StreamDigester, check_version_digest
 from weightsync.layout import MAX_HEADER_BYTES, Layout, LayoutError, header_size, parse
 
 _log = structlog.get_logger(__name__)
@@ -315,6 +315,6 @@ def _check(request: UploadRequest) -> None:
             field="size_bytes",
         )
     try:
-        check_digest(request.digest)
+        check_version_digest(request.digest)
     except ValueError as error:
         raise InvalidArgument(str(error), field="digest") from error

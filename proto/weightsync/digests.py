@@ -35,7 +35,13 @@ if TYPE_CHECKING:
 
     from weightsync.layout import Layout
 
-__all__ = ["StreamDigester", "check_digest", "tensor_digest", "version_digest"]
+__all__ = [
+    "StreamDigester",
+    "check_digest",
+    "check_version_digest",
+    "tensor_digest",
+    "version_digest",
+]
 
 _TENSOR = "xxh3-64:"
 _VERSION = "xxh3-128:"
@@ -49,6 +55,13 @@ def check_digest(text: str) -> str:
         return text
     rule = "use 'xxh3-64:' and 16, or 'xxh3-128:' and 32 lower-case hex digits"
     raise ValueError(f"{str(text)[:100]!r} is not a digest: {rule}")
+
+
+def check_version_digest(text: str) -> str:
+    """`text` itself, if it is the digest of a version and not of a tensor, else ValueError."""
+    if check_digest(text).startswith(_VERSION):
+        return text
+    raise ValueError(f"{text!r} is the digest of a tensor: use '{_VERSION}' and 32 hex digits")
 
 
 def tensor_digest(data: ReadableBuffer) -> str:

@@ -15,13 +15,16 @@ __all__ = [
     "MAX_VERSION_NUMBER",
     "InvalidName",
     "check_group_id",
+    "check_record_id",
     "check_run_id",
     "check_version_number",
     "check_worker_id",
+    "parse_progress",
     "parse_rendezvous",
     "parse_run",
     "parse_version",
     "parse_worker",
+    "progress_name",
     "rendezvous_name",
     "run_name",
     "version_name",
@@ -48,7 +51,8 @@ class InvalidName(ValueError):
     """A resource name or a part of one that is not allowed. Do not retry with the same text.
 
     `field` says which part ("run_id", "worker_id", "group_id", "version" or, when the path has the
-    wrong form, "run_name", "worker_name", "version_name", "rendezvous_name"); `value` is what came.
+    wrong form, "run_name", "worker_name", "version_name", "rendezvous_name",
+    "progress_name"); `value` is what came.
     """
 
     def __init__(self, field: str, value: object, problem: str) -> None:
@@ -69,6 +73,11 @@ def check_run_id(run_id: str) -> str:
 def check_group_id(group_id: str) -> str:
     """`group_id` itself, if it may name a rendezvous group; the rule is that of run ids."""
     return _check_slug("group_id", group_id)
+
+
+def check_record_id(record_id: str) -> str:
+    """`record_id` itself, if it may name a progress record; the rule is that of run ids."""
+    return _check_slug("record_id", record_id)
 
 
 def check_worker_id(worker_id: str) -> str:
@@ -116,6 +125,11 @@ def rendezvous_name(run_id: str, group_id: str) -> str:
     return f"{run_name(run_id)}/rendezvous/{check_group_id(group_id)}"
 
 
+def progress_name(run_id: str, record_id: str) -> str:
+    """The name "runs/{run}/progress/{record}"."""
+    return f"{run_name(run_id)}/progress/{check_record_id(record_id)}"
+
+
 def parse_run(name: str) -> str:
     """The run id of "runs/{run}"."""
     (run_id,) = _split("run_name", name, "runs/{run}")
@@ -141,6 +155,12 @@ def parse_rendezvous(name: str) -> tuple[str, str]:
     """The run id and the group id of "runs/{run}/rendezvous/{group}"."""
     run_id, group_id = _split("rendezvous_name", name, "runs/{run}/rendezvous/{group}")
     return check_run_id(run_id), check_group_id(group_id)
+
+
+def parse_progress(name: str) -> tuple[str, str]:
+    """The run id and the record id of "runs/{run}/progress/{record}"."""
+    run_id, record_id = _split("progress_name", name, "runs/{run}/progress/{record}")
+    return check_run_id(run_id), check_record_id(record_id)
 
 
 def _check_slug(field: str, text: str) -> str:

@@ -5,13 +5,18 @@ They raise a DomainError to refuse; then nothing is to be changed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from sync_server.domain.errors import InvalidArgument, WorkerNotFound
+from sync_server.domain.configs import Difference, Value, differences, seal
+from sync_server.domain.errors import ConfigMismatch, InvalidArgument, WorkerNotFound
 from sync_server.domain.leases import Instant
+from sync_server.domain.progress import Progress
 from sync_server.domain.runs import (
     Change,
+    ConfigSet,
     NothingNew,
+    ProgressSaved,
     Run,
     VersionChanged,
     VersionCommitted,
@@ -112,6 +117,50 @@ def nothing_new(run: Run, now: Instant, *, pusher: Pusher) -> tuple[list[Change]
     """The trainer says that there is no new version: whoever waits is released without one."""
     authorize_push(run, now, pusher)
     return [NothingNew(pusher.worker_id)], None
+
+
+def save_progress(  # each argument is one field of the request
+    run: Run,
+    now: Instant,
+    *,
+    writer: Pusher,
+    record_id: str,
+    payload: bytes,
+    etag: str,
+) -> tuple[list[Change], Progress]:
+    """A record is replaced whole. With a lease, only by a generation that is not stale."""
+    if writer.worker_id:
+        run.workers.authorize(writer.worker_id, writer.generation, now)
+    new_etag = f"{run.revision + 1:x}"
+    progress = run.progress.save(record_id, payload, etag, new_etag, now)
+    return [ProgressSaved(progress)], progress
+
+
+def check_config(
+    run: Run,
+    now: Instant,
+    *,
+    worker_id: str,
+    config: Mapping[str, Value],
+    accept_changes: bool,
+) -> tuple[list[Change], tuple[bool, list[Difference]]]:
+    """Keeps the first configuration, and compares later ones with it.
+
+    Answers whether this one was stored, and what differed. Raises ConfigMismatch, naming every
+    key with its old and new value, unless `accept_changes`.
+    """
+    del now  # every command has the same first two arguments
+    sealed = seal(run.run_id, config)
+    if run.config is None:
+        return [ConfigSet(worker_id, sealed)], (True, [])
+    found = differences(run.config, sealed)
+    if not found:
+        return [], (False, [])
+    if not accept_changes:
+        said = {item.key: f"{item.old!r} -> {item.new!r}" for item in found}
+        listed = "; ".join(f"{key}: {change}" for key, change in said.items())
+        raise ConfigMismatch(f"the configuration differs from the run's: {listed}", **said)
+    return [ConfigSet(worker_id, sealed)], (True, found)
 
 
 def pin(

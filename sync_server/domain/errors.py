@@ -15,7 +15,7 @@ class DomainError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
 
-    def __init__(self, message: str, **metadata: object) -> None:
+    def __init__(self, message: str, /, **metadata: object) -> None:
         super().__init__(message)
         self.message = message
         self.metadata: dict[str, str] = {key: str(value) for key, value in metadata.items()}
@@ -99,6 +99,12 @@ class TensorNotFound(DomainError):
     reason = "TENSOR_NOT_FOUND"
 
 
+class ProgressNotFound(DomainError):
+    """No such progress record."""
+
+    reason = "PROGRESS_NOT_FOUND"
+
+
 class VersionExists(DomainError):
     """The number is taken by other bytes."""
 
@@ -163,6 +169,18 @@ class StateMismatch(DomainError):
     """Compare-and-set found another state."""
 
     reason = "STATE_MISMATCH"
+
+
+class EtagMismatch(DomainError):
+    """The record was saved by somebody else meanwhile."""
+
+    reason = "ETAG_MISMATCH"
+
+
+class ConfigMismatch(DomainError):
+    """The configuration differs from the run's."""
+
+    reason = "CONFIG_MISMATCH"
 
 
 class RevisionCompacted(DomainError):

@@ -7,12 +7,14 @@ makes them true, and watchers are sent them, all in revision order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from sync_server.domain.configs import Value
 from sync_server.domain.errors import RevisionCompacted
 from sync_server.domain.leases import Instant
+from sync_server.domain.progress import Progress, ProgressBook
 from sync_server.domain.versions import Cause, Version, VersionBook
 from sync_server.domain.workers import Worker, WorkerTable
 
@@ -69,6 +71,21 @@ class NothingNew:
     worker_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class ProgressSaved:
+    """A progress record was saved."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSet:
+    """The run's configuration was set; sealed, see `configs.seal`."""
+
+    worker_id: str
+    config: Mapping[str, Value]
+
+
 Change = (
     RunCreated
     | WorkerChanged
@@ -77,6 +94,8 @@ Change = (
     | VersionChanged
     | VersionRemoved
     | NothingNew
+    | ProgressSaved
+    | ConfigSet
 )
 
 
@@ -98,6 +117,8 @@ class Run:
     revision: int = 0
     workers: WorkerTable = field(default_factory=WorkerTable)
     versions: VersionBook = field(default_factory=VersionBook)
+    progress: ProgressBook = field(default_factory=ProgressBook)
+    config: Mapping[str, Value] | None = None
     nothing_new_count: int = 0
     history: deque[Event] = field(default_factory=lambda: deque(maxlen=HISTORY_LIMIT))
 
@@ -110,13 +131,13 @@ class Run:
 
     def pointers_after(self, changes: Sequence[Change]) -> tuple[int | None, int | None]:
         """The book's `current` and `superseded_max` as `changes` will leave them."""
-        served = self.versions.latest()
+        latest = self.versions.latest()
+        served = None if latest is None else latest.blob_id
         for change in changes:
             if isinstance(change, VersionCommitted):
                 return self.versions.pointers_at(change.version.number)
-            if isinstance(change, VersionRemoved) and served is not None:
-                if change.blob_id == served.blob_id:
-                    return self.versions.pointers_at(None)
+            if isinstance(change, VersionRemoved) and change.blob_id == served:
+                return self.versions.pointers_at(None)
         return self.versions.current, self.versions.superseded_max
 
     def apply(self, event: Event) -> None:
@@ -140,6 +161,10 @@ class Run:
                 self.versions.retire(number, blob_id, cause)
             case NothingNew():
                 self.nothing_new_count += 1
+            case ProgressSaved(progress):
+                self.progress.put(progress)
+            case ConfigSet(config=config):
+                self.config = config
         self.revision = event.revision
         self.history.append(event)
 

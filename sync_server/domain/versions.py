@@ -130,10 +130,11 @@ class VersionBook:
         """
         check_number(number)
         latest = self.latest()
-        if latest is None:
-            return Admission.UPLOAD
-        same_lineage = pusher == latest.pusher or not pusher.worker_id
         existing = self._active.get(number)
+        if latest is None:
+            there = existing is not None and existing.digest == digest
+            return Admission.REWIND if there else Admission.UPLOAD
+        same_lineage = pusher == latest.pusher or not pusher.worker_id
         if existing is not None and existing.digest == digest:
             # Above the newest lies only what a pin kept when the run went back.
             went_back = number < latest.number and not same_lineage

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from google.protobuf import struct_pb2
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from sync_server.domain.configs import Value
 from sync_server.domain.errors import (
     InvalidArgument,
     InvalidDuration,
@@ -93,6 +96,26 @@ def own_worker(name: str, run_id: str) -> str:
     return worker_id
 
 
+def plain(config: Struct) -> dict[str, Value]:
+    """A Struct as plain data. Numbers are doubles on the wire; whole ones become integers."""
+    content: dict[str, Value] = {key: _plain(item) for key, item in config.fields.items()}
+    return content
+
+
+def _plain(item: struct_pb2.Value) -> Value:
+    kind = item.WhichOneof("kind")
+    if kind == "struct_value":
+        return plain(item.struct_value)
+    if kind == "list_value":
+        return [_plain(element) for element in item.list_value.values]
+    if kind == "number_value":
+        number = item.number_value
+        return int(number) if number.is_integer() else number
+    if kind == "bool_value":
+        return item.bool_value
+    return item.string_value if kind == "string_value" else None
+
+
 def page(page_size: int, page_token: str) -> tuple[int, int]:
     """(start, stop) of the page that is asked for. Raises InvalidArgument, InvalidPageToken."""
     if page_size < 0:
@@ -171,6 +194,27 @@ def version(run_id: str, record: Version) -> weights_pb2.WeightVersion:
             for pin in record.pins
         ],
     )
+
+
+def value(item: Value) -> struct_pb2.Value:
+    """Plain data as a Value."""
+    if item is None:
+        return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+    if isinstance(item, bool):
+        return struct_pb2.Value(bool_value=item)
+    if isinstance(item, int | float):
+        return struct_pb2.Value(number_value=item)
+    if isinstance(item, str):
+        return struct_pb2.Value(string_value=item)
+    message = struct_pb2.Value()
+    if isinstance(item, list):
+        message.list_value.values.extend(value(element) for element in item)
+        message.list_value.SetInParent()
+    else:
+        message.struct_value.SetInParent()
+        for key, element in item.items():
+            message.struct_value.fields[key].CopyFrom(value(element))
+    return message
 
 
 def trainer_state(run: Run) -> workers_pb2.WorkerState:

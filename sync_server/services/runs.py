@@ -8,6 +8,7 @@ from typing import Any
 import grpc.aio
 
 from sync_server.coordinator import Coordinator
+from sync_server.domain import commands
 from sync_server.domain import runs as changes
 from sync_server.domain.runs import Event
 from sync_server.services import convert
@@ -62,6 +63,37 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
                 None,
             )
 
+    async def CheckRunConfig(
+        self, request: pb.CheckRunConfigRequest, context: Context
+    ) -> pb.CheckRunConfigResponse:
+        """Keeps the first configuration, and compares later ones with it."""
+        run_id = names.parse_run(request.name)
+        worker_id = convert.own_worker(request.worker, run_id)
+        config = convert.plain(request.config)
+        stored, found = await self._coordinator.transact(
+            run_id,
+            lambda run, now: commands.check_config(
+                run,
+                now,
+                worker_id=worker_id,
+                config=config,
+                accept_changes=request.accept_changes,
+            ),
+            create=True,
+            request=("CheckRunConfig", request.request_id),
+        )
+        return pb.CheckRunConfigResponse(
+            stored=stored,
+            differences=[
+                pb.ConfigDifference(
+                    key=item.key,
+                    old_value=convert.value(item.old),
+                    new_value=convert.value(item.new),
+                )
+                for item in found
+            ],
+        )
+
     def _run(self, run_id: str) -> pb.Run:
         return convert.run(self._coordinator.run(run_id), self._coordinator.parked(run_id))
 
@@ -85,6 +117,11 @@ def _event(run_id: str, event: Event) -> pb.WatchRunResponse:
         case changes.NothingNew(worker_id):
             who = names.worker_name(run_id, worker_id) if worker_id else ""
             message.nothing_new.CopyFrom(pb.NothingNew(worker=who))
+        case changes.ProgressSaved(progress):
+            message.saved_progress = names.progress_name(run_id, progress.record_id)
+        case changes.ConfigSet(worker_id):
+            who = names.worker_name(run_id, worker_id) if worker_id else ""
+            message.config_changed.CopyFrom(pb.ConfigChanged(worker=who))
         case changes.RunCreated():
             message.created.SetInParent()
     return message

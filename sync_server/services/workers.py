@@ -12,7 +12,7 @@ from sync_server.domain.errors import InvalidArgument
 from sync_server.domain.leases import MAX_LEASE_SECONDS
 from sync_server.services import convert
 from weightsync import names
-from weightsync.digests import check_digest
+from weightsync.digests import check_version_digest
 from weightsync.v1 import workers_pb2 as pb
 from weightsync.v1 import workers_pb2_grpc
 
@@ -120,7 +120,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         """What an explorer has loaded."""
         run_id, worker_id = names.parse_worker(request.name)
         try:
-            digest = check_digest(request.digest)
+            digest = check_version_digest(request.digest)
         except ValueError as error:
             raise InvalidArgument(str(error), field="digest") from error
         worker = await self._coordinator.transact(

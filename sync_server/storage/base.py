@@ -5,11 +5,13 @@ Every kind passes the same contract suite (tests/storage). Stores copy in and co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from sync_server.domain.configs import Value
 from sync_server.domain.leases import Instant, grant
+from sync_server.domain.progress import Progress
 from sync_server.domain.runs import Event, Run
 from sync_server.domain.versions import Version
 from sync_server.domain.workers import Worker
@@ -39,6 +41,8 @@ class StoredRun:
     workers: list[Worker] = field(default_factory=list)
     generations: dict[str, int] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+    config: Mapping[str, Value] | None = None
 
     def restore(self, revision: int, now: Instant) -> Run:
         """The run as it was stored, at `revision`; every lease starts anew at `now`.
@@ -52,6 +56,9 @@ class StoredRun:
             replace(worker, lease=grant(worker.lease.duration, now)) for worker in self.workers
         )
         run.versions.restore(self.versions, self.current, self.superseded_max)
+        for record in self.progress:
+            run.progress.put(record)
+        run.config = self.config
         return run
 
 

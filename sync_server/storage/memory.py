@@ -27,6 +27,8 @@ class MemoryStateStore:
                 workers=run.workers.all(),
                 generations=run.workers.generations(),
                 versions=run.versions.all(),
+                progress=run.progress.all(),
+                config=run.config,
             )
             for run in self._runs.values()
         ]

@@ -6,14 +6,18 @@ the process and of the machine.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from sync_server.domain.leases import Lease
+from sync_server.domain.progress import Progress
 from sync_server.domain.runs import (
+    ConfigSet,
     Event,
     NothingNew,
+    ProgressSaved,
     RunCreated,
     VersionChanged,
     VersionCommitted,
@@ -44,6 +48,10 @@ CREATE TABLE versions (
   size_bytes INTEGER NOT NULL, tensor_count INTEGER NOT NULL, blob_id TEXT NOT NULL,
   tensor_digests BLOB NOT NULL, pushed_by TEXT NOT NULL, pushed_generation INTEGER NOT NULL,
   committed_at REAL NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (run_id, number)) STRICT;
+CREATE TABLE progress (
+  run_id TEXT NOT NULL, record_id TEXT NOT NULL, payload BLOB NOT NULL, etag TEXT NOT NULL,
+  saved_at REAL NOT NULL, PRIMARY KEY (run_id, record_id)) STRICT;
+CREATE TABLE configs (run_id TEXT PRIMARY KEY, config TEXT NOT NULL) STRICT;
 CREATE TABLE pins (
   run_id TEXT NOT NULL, number INTEGER NOT NULL, owner TEXT NOT NULL, expires_at REAL,
   PRIMARY KEY (run_id, number, owner)) STRICT;
@@ -137,6 +145,21 @@ class SqliteStateStore:
                     )
             case NothingNew():
                 pass
+            case ProgressSaved(progress):
+                self._db.execute(
+                    "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?)",
+                    (
+                        run_id,
+                        progress.record_id,
+                        progress.payload,
+                        progress.etag,
+                        progress.saved_at,
+                    ),
+                )
+            case ConfigSet(config=config):
+                self._db.execute(
+                    "INSERT OR REPLACE INTO configs VALUES (?, ?)", (run_id, json.dumps(config))
+                )
 
     def _put_worker(self, run_id: str, worker: Worker) -> None:
         applied = worker.applied
@@ -230,8 +253,25 @@ class SqliteStateStore:
                 "SELECT worker_id, generation FROM generations WHERE run_id=?", (run_id,)
             ).fetchall()
         )
+        progress = [
+            Progress(*row)
+            for row in self._db.execute(
+                "SELECT record_id, payload, etag, saved_at FROM progress WHERE run_id=?",
+                (run_id,),
+            )
+        ]
+        config = self._db.execute("SELECT config FROM configs WHERE run_id=?", (run_id,)).fetchone()
         return StoredRun(
-            run_id, created_at, revision, current, superseded_max, workers, generations, versions
+            run_id,
+            created_at,
+            revision,
+            current,
+            superseded_max,
+            workers,
+            generations,
+            versions,
+            progress,
+            None if config is None else json.loads(config[0]),
         )
 
 

@@ -201,12 +201,10 @@ def test_when_a_pin_holds(expires_at: float | None, now: float, holds: bool) -> 
 @pytest.mark.parametrize("owner", ["", "x" * 129, "two\nlines", "tab\t", "\x00", "\u202e"])
 def test_an_owner_that_can_not_be_shown_is_refused(owner: str) -> None:
     kept = book(3)
-    for change in (
-        lambda: kept.pin(3, owner, None, at(0)),
-        lambda: kept.unpin(3, owner, at(0)),
-    ):
-        with pytest.raises(InvalidArgument):
-            change()
+    with pytest.raises(InvalidArgument):
+        kept.pin(3, owner, None, at(0))
+    with pytest.raises(InvalidArgument):
+        kept.unpin(3, owner, at(0))
 
 
 @pytest.mark.parametrize("owner", ["x", "x" * 128, "Zoë's evaluation #3", "評価"])

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cweightsync/v1/progress.proto\x12\rweightsync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x01\n\x08Progress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x07trainer\x18\x02 \x01(\x0b\x32\x1e.weightsync.v1.TrainerProgressH\x00\x12\x33\n\x08\x65xplorer\x18\x03 \x01(\x0b\x32\x1f.weightsync.v1.ExplorerProgressH\x00\x12-\n\x05stage\x18\x04 \x01(\x0b\x32\x1c.weightsync.v1.StageProgressH\x00\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06record\"[\n\x0fTrainerProgress\x12\x14\n\x0c\x63urrent_step\x18\x01 \x01(\x03\x12\x1d\n\x10\x65xperience_index\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x13\n\x11_experience_index\"\x89\x01\n\x10\x45xplorerProgress\x12\x1a\n\x12\x63urrent_task_index\x18\x01 \x01(\x03\x12\x14\n\x0c\x63urrent_step\x18\x02 \x01(\x03\x12/\n\x0etaskset_states\x18\x03 \x03(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nserver_url\x18\x04 \x01(\t\",\n\rStageProgress\x12\x1b\n\x13\x63urrent_stage_index\x18\x01 \x01(\x03\"x\n\x13SaveProgressRequest\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x17.weightsync.v1.Progress\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"A\n\x14SaveProgressResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x17.weightsync.v1.Progress\"\"\n\x12GetProgressRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetProgressResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x17.weightsync.v1.Progress2\xc0\x01\n\x0fProgressService\x12W\n\x0cSaveProgress\x12\".weightsync.v1.SaveProgressRequest\x1a#.weightsync.v1.SaveProgressResponse\x12T\n\x0bGetProgress\x12!.weightsync.v1.GetProgressRequest\x1a\".weightsync.v1.GetProgressResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cweightsync/v1/progress.proto\x12\rweightsync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x01\n\x08Progress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x07trainer\x18\x02 \x01(\x0b\x32\x1e.weightsync.v1.TrainerProgressH\x00\x12\x33\n\x08\x65xplorer\x18\x03 \x01(\x0b\x32\x1f.weightsync.v1.ExplorerProgressH\x00\x12-\n\x05stage\x18\x04 \x01(\x0b\x32\x1c.weightsync.v1.StageProgressH\x00\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06record\"\x93\x01\n\x0fTrainerProgress\x12\x14\n\x0c\x63urrent_step\x18\x01 \x01(\x03\x12\x1d\n\x10\x65xperience_index\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x36\n\x15sample_strategy_state\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x13\n\x11_experience_index\"\x89\x01\n\x10\x45xplorerProgress\x12\x1a\n\x12\x63urrent_task_index\x18\x01 \x01(\x03\x12\x14\n\x0c\x63urrent_step\x18\x02 \x01(\x03\x12/\n\x0etaskset_states\x18\x03 \x03(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nserver_url\x18\x04 \x01(\t\",\n\rStageProgress\x12\x1b\n\x13\x63urrent_stage_index\x18\x01 \x01(\x03\"x\n\x13SaveProgressRequest\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x17.weightsync.v1.Progress\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"A\n\x14SaveProgressResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x17.weightsync.v1.Progress\"\"\n\x12GetProgressRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetProgressResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x17.weightsync.v1.Progress2\xc0\x01\n\x0fProgressService\x12W\n\x0cSaveProgress\x12\".weightsync.v1.SaveProgressRequest\x1a#.weightsync.v1.SaveProgressResponse\x12T\n\x0bGetProgress\x12!.weightsync.v1.GetProgressRequest\x1a\".weightsync.v1.GetProgressResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +35,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROGRESS']._serialized_start=111
   _globals['_PROGRESS']._serialized_end=359
-  _globals['_TRAINERPROGRESS']._serialized_start=361
-  _globals['_TRAINERPROGRESS']._serialized_end=452
-  _globals['_EXPLORERPROGRESS']._serialized_start=455
-  _globals['_EXPLORERPROGRESS']._serialized_end=592
-  _globals['_STAGEPROGRESS']._serialized_start=594
-  _globals['_STAGEPROGRESS']._serialized_end=638
-  _globals['_SAVEPROGRESSREQUEST']._serialized_start=640
-  _globals['_SAVEPROGRESSREQUEST']._serialized_end=760
-  _globals['_SAVEPROGRESSRESPONSE']._serialized_start=762
-  _globals['_SAVEPROGRESSRESPONSE']._serialized_end=827
-  _globals['_GETPROGRESSREQUEST']._serialized_start=829
-  _globals['_GETPROGRESSREQUEST']._serialized_end=863
-  _globals['_GETPROGRESSRESPONSE']._serialized_start=865
-  _globals['_GETPROGRESSRESPONSE']._serialized_end=929
-  _globals['_PROGRESSSERVICE']._serialized_start=932
-  _globals['_PROGRESSSERVICE']._serialized_end=1124
+  _globals['_TRAINERPROGRESS']._serialized_start=362
+  _globals['_TRAINERPROGRESS']._serialized_end=509
+  _globals['_EXPLORERPROGRESS']._serialized_start=512
+  _globals['_EXPLORERPROGRESS']._serialized_end=649
+  _globals['_STAGEPROGRESS']._serialized_start=651
+  _globals['_STAGEPROGRESS']._serialized_end=695
+  _globals['_SAVEPROGRESSREQUEST']._serialized_start=697
+  _globals['_SAVEPROGRESSREQUEST']._serialized_end=817
+  _globals['_SAVEPROGRESSRESPONSE']._serialized_start=819
+  _globals['_SAVEPROGRESSRESPONSE']._serialized_end=884
+  _globals['_GETPROGRESSREQUEST']._serialized_start=886
+  _globals['_GETPROGRESSREQUEST']._serialized_end=920
+  _globals['_GETPROGRESSRESPONSE']._serialized_start=922
+  _globals['_GETPROGRESSRESPONSE']._serialized_end=986
+  _globals['_PROGRESSSERVICE']._serialized_start=989
+  _globals['_PROGRESSSERVICE']._serialized_end=1181
 # @@protoc_insertion_point(module_scope)

@@ -24,12 +24,14 @@ class Progress(_message.Message):
     def __init__(self, name: _Optional[str] = ..., trainer: _Optional[_Union[TrainerProgress, _Mapping]] = ..., explorer: _Optional[_Union[ExplorerProgress, _Mapping]] = ..., stage: _Optional[_Union[StageProgress, _Mapping]] = ..., etag: _Optional[str] = ..., update_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class TrainerProgress(_message.Message):
-    __slots__ = ("current_step", "experience_index")
+    __slots__ = ("current_step", "experience_index", "sample_strategy_state")
     CURRENT_STEP_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_STRATEGY_STATE_FIELD_NUMBER: _ClassVar[int]
     current_step: int
     experience_index: int
-    def __init__(self, current_step: _Optional[int] = ..., experience_index: _Optional[int] = ...) -> None: ...
+    sample_strategy_state: _struct_pb2.Struct
+    def __init__(self, current_step: _Optional[int] = ..., experience_index: _Optional[int] = ..., sample_strategy_state: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class ExplorerProgress(_message.Message):
     __slots__ = ("current_task_index", "current_step", "taskset_states", "server_url")

@@ -1,0 +1,1 @@
+"""What weightsync's ways of moving bytes cost beside a plain socket. Run: `python -m benchmarks`."""

@@ -1,0 +1,1 @@
+"""The commands of `weightsync` that talk to a server, through the SDK."""

@@ -1,0 +1,103 @@
+"""An event loop on a thread, and asynchronous iterators from outside of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from sync_client import errors
+
+R = TypeVar("R")
+
+
+class LoopThread:
+    """An event loop on a daemon thread."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = _new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="weightsync-client", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, R]) -> R:
+        """Runs `work` on the loop and waits. Raises ForkedClient, WrongThread, ClientClosed."""
+        try:
+            self._check()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C while waiting: let the call go, too
+            raise
+
+    def stop(self) -> None:
+        """Ends the thread. Safe to call twice."""
+        if self._pid == os.getpid() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was stopped."""
+        return self._loop.is_closed()
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise errors.ForkedClient(
+                f"this client was made in process {self._pid} and can't be used in its child "
+                f"{os.getpid()}: make a client after the fork"
+            )
+        if self._loop.is_closed():
+            raise errors.ClientClosed("the client is closed")
+        if threading.current_thread() is self._thread:
+            raise errors.WrongThread(
+                "the blocking client was called on its own event loop, where it would wait for "
+                "itself: use AsyncSyncClient there"
+            )
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # not needed, and faster where it is there
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def iterate(thread: LoopThread, items: AsyncIterator[R]) -> Iterator[R]:
+    """An asynchronous iterator, item by item, from this thread."""
+    end = object()
+
+    async def following() -> Any:
+        return await anext(items, end)
+
+    async def close() -> None:
+        aclose = getattr(items, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+    try:
+        while (item := thread.call(following())) is not end:
+            yield item
+    finally:
+        if not thread.closed:
+            thread.call(close())
