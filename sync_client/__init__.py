@@ -9,6 +9,8 @@ from sync_client.aio import AsyncSyncClient
 from sync_client.blocking import SyncClient
 from sync_client.blocking_worker import Worker
 from sync_client.errors import SyncError
+from sync_client.styles import SyncMethod, SyncPlan, SyncStyle
+from sync_client.trinity.cache_manager import CacheManager
 from sync_client.types import (
     Pulled,
     RunEvent,
@@ -26,11 +28,15 @@ from sync_client.worker import AsyncWorker
 __all__ = [
     "AsyncSyncClient",
     "AsyncWorker",
+    "CacheManager",
     "Pulled",
     "RunEvent",
     "RunStatus",
     "SyncClient",
     "SyncError",
+    "SyncMethod",
+    "SyncPlan",
+    "SyncStyle",
     "TensorInfo",
     "VersionInfo",
     "WaitOutcome",

@@ -96,7 +96,10 @@ class Connection:
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
         self._pid = os.getpid()
-        self._reached = True
+        self._stubs: dict[object, Any] = {}
+        self._quiet = True
+        self.reached = False
+        """Whether the server ever answered."""
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -112,9 +115,17 @@ class Connection:
             self._channel = self.target.open()
         return self._channel
 
+    def stub(self, kind: Callable[[grpc.aio.Channel], Any]) -> Any:
+        """The stub of a service, made once: making one costs more than a call."""
+        channel = self.channel
+        found = self._stubs.get(kind)
+        if found is None:
+            found = self._stubs[kind] = kind(channel)
+        return found
+
     async def call(
         self,
-        stub: Callable[[grpc.aio.Channel], Any],
+        kind: Callable[[grpc.aio.Channel], Any],
         method: str,
         request: object,
         timeout: float = DEFAULT_TIMEOUT,
@@ -122,7 +133,7 @@ class Connection:
         """One unary call, repeated while the server is out of reach, for `retry_for` seconds."""
 
         async def once() -> Any:
-            return await getattr(stub(self.channel), method)(
+            return await getattr(self.stub(kind), method)(
                 request, timeout=timeout, metadata=self.target.metadata()
             )
 
@@ -136,23 +147,25 @@ class Connection:
                 with translated(self.target.server):
                     answer = await once()
             except errors.ServerUnavailable as error:
-                self._say(f"{error}; trying again", reached=False)
+                self._say(f"{error}; trying again", quiet=False)
                 if not await patience.pause():
                     raise
             else:
-                self._say(f"the server at {self.target.server} answers again", reached=True)
+                self._say(f"the server at {self.target.server} answers again", quiet=True)
+                self.reached = True
                 return answer
 
-    def _say(self, text: str, *, reached: bool) -> None:
+    def _say(self, text: str, *, quiet: bool) -> None:
         """One line a change, not one a try."""
-        if reached is not self._reached:
-            self._reached = reached
+        if quiet is not self._quiet:
+            self._quiet = quiet
             _log.warning(text)
 
     async def close(self) -> None:
         """Closes the channel. Safe to call twice."""
         self._closed = True
         channel, self._channel = self._channel, None
+        self._stubs.clear()
         if channel is not None:
             await channel.close()
 

@@ -107,9 +107,17 @@ class RunClient:
         return result.version if result.reached else None
 
     async def wait(
-        self, after: int | None = None, timeout: float | None = None, *, worker: str = ""
+        self,
+        after: int | None = None,
+        timeout: float | None = None,
+        *,
+        worker: str = "",
+        retry_for: float | None = None,
     ) -> WaitResult:
-        """Like `wait_version`, with the reason. Goes on through restarts of the server."""
+        """Like `wait_version`, with the reason. Goes on through restarts of the server.
+
+        retry_for: raise ServerUnavailable once a poll that failed is older than this many seconds.
+        """
         if timeout is not None and not 0 <= timeout < float("inf"):
             raise errors.InvalidDuration(f"timeout of {timeout} s: 0 or more is allowed")
         end = None if timeout is None else time.monotonic() + timeout
@@ -123,7 +131,12 @@ class RunClient:
             async def once() -> weights_pb2.WaitWeightVersionResponse:
                 return await self._poll(after, min(left(), _POLL_SECONDS), worker)
 
-            result = convert.wait_result(await self.connection.retrying(once, left()))
+            patience = left()
+            if retry_for is not None:
+                patience = min(patience, retry_for)
+            elif not self.connection.reached:  # a wrong address must not wait for ever
+                patience = min(patience, self.connection.retry_for)
+            result = convert.wait_result(await self.connection.retrying(once, patience))
             if last or result.outcome is not WaitOutcome.TIMED_OUT:
                 return result
 
@@ -136,7 +149,7 @@ class RunClient:
         patience = Patience(self.connection.retry_for)
         while True:
             request = runs_pb2.WatchRunRequest(name=self._run_name, after_revision=after_revision)
-            stub = runs_pb2_grpc.RunServiceStub(self.connection.channel)
+            stub = self.connection.stub(runs_pb2_grpc.RunServiceStub)
             call = stub.WatchRun(request, metadata=self.connection.target.metadata())
             try:
                 with translated(self.connection.target.server):
@@ -270,7 +283,7 @@ class RunClient:
             worker=worker,
             after_digest="" if after is None else self._digests.get(after, ""),
         )
-        stub = weights_pb2_grpc.WeightServiceStub(self.connection.channel)
+        stub = self.connection.stub(weights_pb2_grpc.WeightServiceStub)
         response = await stub.WaitWeightVersion(
             request, timeout=max_wait + _POLL_MARGIN, metadata=self.connection.target.metadata()
         )

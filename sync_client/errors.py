@@ -266,8 +266,8 @@ class EtagMismatch(SyncError):
     reason = "ETAG_MISMATCH"
 
 
-class ConfigMismatch(SyncError):
-    """The configuration differs from the run's. Retry: no."""
+class ConfigMismatch(SyncError, ValueError):
+    """The configuration differs from the run's; `metadata` has each key's change. Retry: no."""
 
     reason = "CONFIG_MISMATCH"
 

@@ -7,6 +7,7 @@ https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import grpc.aio
 
@@ -41,7 +42,7 @@ async def check_health(connection: Connection, service: str = "", timeout: float
     request = _SERVICE_TAG + _varint(len(name)) + name if name else b""
 
     async def once() -> bytes:
-        method = connection.channel.unary_unary(
+        method: Any = connection.channel.unary_unary(
             _CHECK, request_serializer=None, response_deserializer=None
         )
         metadata = connection.target.metadata()

@@ -127,6 +127,8 @@ def program() -> None:
 
 def main() -> NoReturn:
     """Runs the command line and exits. What fails says so in one line on standard error."""
+    # What goes wrong is said in our words; gRPC's C core would write its own lines in between.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A worker's name may have characters that the terminal's encoding has not.

@@ -59,13 +59,16 @@ SERVICES = tuple(
 WEIGHT_SERVICE = "weightsync.v1.WeightService"
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # Above the largest chunk, so that one that is too large is refused with a reason of ours.
+    ("grpc.max_receive_message_length", 16 << 20),
     # Otherwise a second server on the same port binds silently and takes half of the calls.
     ("grpc.so_reuseport", 0),
     # A burst of thousands of long polls would be cancelled.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
-    # Clients ping every 10 s; a server that allows less often answers GOAWAY too_many_pings.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Clients ping every 10 s; a server that allows less often answers GOAWAY too_many_pings and
+    # cuts every parked call. (The option's C macro is called MIN_RECV_PING_INTERVAL, its name not.)
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # A client whose host vanished is noticed within 30 s, and its upload and waits with it.
     ("grpc.keepalive_time_ms", 20_000),

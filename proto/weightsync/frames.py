@@ -69,12 +69,14 @@ def download_header_frame(header: DownloadWeightsHeader) -> bytes:
 def read_upload_frame(frame: bytes) -> UploadWeightsHeader | memoryview:
     """A message of an upload: its header, or the bytes of a chunk. Raises FrameError."""
     chunk = chunk_of(frame)
-    if chunk is not None:
-        return chunk
-    message = _parse(UploadWeightsRequest, frame)
-    if message.WhichOneof("payload") == "header":
-        return message.header
-    return _chunk(message)
+    if chunk is None:
+        message = _parse(UploadWeightsRequest, frame)
+        if message.WhichOneof("payload") == "header":
+            return message.header
+        chunk = _chunk(message)
+    if len(chunk) > MAX_CHUNK_BYTES:
+        raise FrameError(f"a chunk of {len(chunk)} bytes: {MAX_CHUNK_BYTES} are allowed")
+    return chunk
 
 
 def read_download_frame(frame: bytes) -> DownloadWeightsHeader | memoryview:

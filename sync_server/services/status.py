@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
-from sync_server.domain.errors import DomainError, InvalidName, InvalidStream
+from sync_server.domain.errors import DomainError, InvalidArgument, InvalidName, InvalidStream
 from weightsync import names
 from weightsync.error_details import TRAILER_KEY, ErrorDetails, clip, encode_status
 from weightsync.frames import FrameError
@@ -66,6 +67,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns exceptions of every method into a status with `google.rpc.ErrorInfo`."""
 
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[
@@ -73,16 +77,26 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handler of one call."""
-        handler = await continuation(handler_call_details)
+        """The handler of one call, wrapped; every method is wrapped once."""
         method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
         # Health and reflection have their own manners.
         if handler is None or not method.startswith("/weightsync."):
             return handler
+        wrapped = self._wrapped[method] = self._wrap(handler, method)
+        return wrapped
+
+    @staticmethod
+    def _wrap(
+        handler: grpc.RpcMethodHandler[Any, Any], method: str
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                _guard(handler.unary_unary, method),
-                handler.request_deserializer,
+                _guard(handler.unary_unary, method, handler.request_deserializer),
+                None,
                 handler.response_serializer,
             )
         if handler.stream_unary is not None:
@@ -92,15 +106,21 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 handler.response_serializer,
             )
         return grpc.unary_stream_rpc_method_handler(
-            _guard_stream(handler.unary_stream, method),
-            handler.request_deserializer,
+            _guard_stream(handler.unary_stream, method, handler.request_deserializer),
+            None,
             handler.response_serializer,
         )
 
 
-def _guard(behavior: Any, method: str) -> Callable[[Any, Context], Awaitable[Any]]:
+# A unary request is parsed inside of the guard: gRPC itself would answer bytes that are no message
+# with UNKNOWN and no reason.
+def _guard(
+    behavior: Any, method: str, parse: Callable[[bytes], Any] | None = None
+) -> Callable[[Any, Context], Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:
         try:
+            if parse is not None:
+                request = parse(request)
             result = behavior(request, context)
             return await result if inspect.isawaitable(result) else result
         except Exception as error:  # noqa: BLE001 - the boundary: everything becomes a status
@@ -109,9 +129,13 @@ def _guard(behavior: Any, method: str) -> Callable[[Any, Context], Awaitable[Any
     return call
 
 
-def _guard_stream(behavior: Any, method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
+def _guard_stream(
+    behavior: Any, method: str, parse: Callable[[bytes], Any] | None = None
+) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
+            if parse is not None:
+                request = parse(request)
             async for response in behavior(request, context):
                 yield response
         except Exception as error:  # noqa: BLE001 - the boundary: everything becomes a status
@@ -144,6 +168,8 @@ def _describe(error: Exception) -> tuple[str, str, dict[str, str]]:
             return InvalidName.reason, str(error), {"field": error.field}
         case FrameError():
             return InvalidStream.reason, str(error), {}
+        case DecodeError():
+            return InvalidArgument.reason, "the request is no message of this method", {}
         case NotImplementedError():
             return "UNIMPLEMENTED", "this server does not implement the call", {}
         case _:

@@ -12,7 +12,7 @@ import grpc.aio
 from sync_server.catalog import Catalog
 from sync_server.coordinator import Coordinator
 from sync_server.domain import commands
-from sync_server.domain.errors import InvalidArgument, InvalidStream, VersionExists
+from sync_server.domain.errors import InvalidArgument, InvalidDuration, InvalidStream, VersionExists
 from sync_server.domain.versions import Pusher
 from sync_server.domain.waits import Held, Outcome, is_rewound
 from sync_server.downloads import plan_download
@@ -201,6 +201,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         ttl = None
         if request.HasField("ttl"):
             ttl = convert.seconds(request.ttl, "ttl", MAX_PIN_SECONDS)
+            if not ttl:
+                raise InvalidDuration("ttl of 0 s: the pin would end at once", field="ttl")
         version = await self._coordinator.transact(
             run_id,
             lambda run, now: commands.pin(run, now, number=number, owner=request.owner, ttl=ttl),

@@ -19,7 +19,7 @@ from tests.domain.builders import WALL, drive
 NAMES = {"t0": Role.TRAINER, "t1": Role.TRAINER, "e0": Role.EXPLORER, "e1": Role.EXPLORER}
 names = st.sampled_from([*NAMES, "x"])  # x comes as either
 leases = st.sampled_from([1.0, 10.0, 60.0])
-offsets = st.sampled_from([0, 0, 0, 0, -1, 1])  # from the generation that holds the name
+offsets = st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1])  # from the generation that holds the name
 states = st.sampled_from(State)
 LIVE = (State.RUNNING, State.REQUIRE_SYNC, State.WAITING_SYNC)
 
@@ -280,4 +280,4 @@ class WorkersMachine(RuleBasedStateMachine):
 
 
 TestWorkersMachine = WorkersMachine.TestCase
-TestWorkersMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWorkersMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -120,7 +120,7 @@ def test_an_unknown_tensor(
 
 
 NO_VERSION = ["", "runs/x", "runs/x/weightVersions/", "runs/x/weightVersions/five"]
-NO_VERSION += [f"runs/x/weightVersions/{number}" for number in ("-1", "05", "5.0", "٥", 2**63)]
+NO_VERSION += [f"runs/x/weightVersions/{number}" for number in ("-1", "05", "5.0", "\u0665", 2**63)]
 NO_VERSION += ["runs//weightVersions/5", "runs/../weightVersions/5", "weightVersions/5"]
 NO_RUN = ["", "runs/", "runs", "x", "runs/a/b", "runs/..", "runs/.hidden", "runs/a b", "runs/ä"]
 NO_RUN += ["runs/" + "x" * 129, "runs/a\x00b"]

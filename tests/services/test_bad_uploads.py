@@ -25,6 +25,8 @@ from tests.services.raw import (
 )
 from weightsync.v1 import weights_pb2
 
+_INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
 # Named by what is wrong: (the bytes, what the metadata `problem` says).
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "length beyond the stream": (struct.pack("<Q", 1000) + b"{}", "header_truncated"),
@@ -77,7 +79,7 @@ def test_a_hostile_header_is_refused_with_its_problem(
     data, problem = HOSTILE[case]
     with unchanged(server, channel, run_id):
         found = upload_refused(channel, f"{pushed}/weightVersions/6", data)
-        assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_HEADER")
+        assert (found.code, found.reason) == (_INVALID, "INVALID_HEADER")
         assert found.metadata["problem"].startswith(problem)
     # The number stays free.
     good = stream({"a": entry(0, 4)}, b"1234")
@@ -134,7 +136,7 @@ def test_fewer_bytes_than_announced(
     name = f"{pushed}/weightVersions/6"
     with unchanged(server, channel, run_id):
         found = upload_refused(channel, name, data[:-missing], size=len(data), digest=digest)
-        assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SIZE_MISMATCH")
+        assert (found.code, found.reason) == (_INVALID, "SIZE_MISMATCH")
     response = upload(channel, [header_frame(name, len(data), digest), *chunk_frames(data)])
     assert response.weight_version.digest == digest
 
@@ -147,7 +149,7 @@ def test_more_bytes_than_announced(
     name = f"{pushed}/weightVersions/6"
     with unchanged(server, channel, run_id):
         found = upload_refused(channel, name, data + bytes(surplus), size=len(data), digest=digest)
-        assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SIZE_MISMATCH")
+        assert (found.code, found.reason) == (_INVALID, "SIZE_MISMATCH")
 
 
 def test_a_wrong_digest(
@@ -175,7 +177,7 @@ def test_a_malformed_digest(
             stream({"a": entry(0, 4)}, b"1234"),
             digest=digest,
         )
-        assert found.code == grpc.StatusCode.INVALID_ARGUMENT
+        assert found.code == _INVALID
         assert found.reason == "INVALID_ARGUMENT"
         assert found.metadata["field"] == "digest"
 
@@ -261,5 +263,21 @@ def test_a_stream_that_breaks_the_order(
     with unchanged(server, channel, run_id):
         for case, frames in streams.items():
             found = refused(upload, channel, frames)
-            assert found.code == grpc.StatusCode.INVALID_ARGUMENT, case
+            assert found.code == _INVALID, case
             assert found.reason == "INVALID_STREAM", case
+
+
+def test_a_chunk_that_is_too_large(
+    server: ServerProcess, channel: grpc.Channel, pushed: str, run_id: str
+) -> None:
+    size = 40 << 20
+    data = stream({"a": entry(0, size)}, bytes(size))
+    name = f"{pushed}/weightVersions/6"
+    with unchanged(server, channel, run_id):
+        for chunk_size in ((2 << 20) + 1, 5 << 20, 15 << 20):
+            frames = [header_frame(name, len(data)), *chunk_frames(data, chunk_size)]
+            found = refused(upload, channel, frames)
+            assert (found.code, found.reason) == (_INVALID, "INVALID_STREAM"), chunk_size
+        # Of a message that is larger still, gRPC itself drops what it can't take in.
+        frames = [header_frame(name, len(data)), *chunk_frames(data, 20 << 20)]
+        assert refused(upload, channel, frames).code == grpc.StatusCode.RESOURCE_EXHAUSTED

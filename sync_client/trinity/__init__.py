@@ -1,0 +1,1 @@
+"""Stand-ins for Trinity-RFT's own classes."""
