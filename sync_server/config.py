@@ -8,6 +8,7 @@ allowed.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -24,18 +25,28 @@ from pydantic_settings import (
 from sync_server.domain.versions import DEFAULT_KEEP
 
 DEFAULT_GRPC_PORT = 50051
+ENV_PREFIX = "WEIGHTSYNC_"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class ConfigError(Exception):
-    """The configuration is wrong: one line that names the key, the value and what is allowed."""
+    """The configuration is wrong. `problems` name each key, its value and what is allowed."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 class ServerSettings(BaseSettings):
     """Everything `weightsync serve` can be told."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WEIGHTSYNC_", extra="forbid", frozen=True, validate_default=True
+        env_prefix=ENV_PREFIX,
+        # A compose file passes on variables that are not set as empty ones.
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
     )
 
     listen: str = Field(
@@ -107,26 +118,77 @@ class ServerSettings(BaseSettings):
 _FROM_FILE = "_from_file"
 
 
+class _FileAlone(ServerSettings):
+    """The same settings with no other source than what is passed."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed, alone."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
 def load(file: Path | None, arguments: Mapping[str, Any]) -> ServerSettings:
     """The settings from `arguments` (None: not given), the environment, `file`, and the defaults.
 
     Raises ConfigError with everything that is wrong in one line.
     """
     given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
-    if file is not None:
-        given[_FROM_FILE] = _read_yaml(file)
+    content = {} if file is None else _read_yaml(file)
+    given[_FROM_FILE] = content
     try:
         settings = ServerSettings(**given)
     except ValidationError as error:
-        where = f"{file}: " if file is not None else ""
-        raise ConfigError(where + "; ".join(_problems(error))) from error
+        raise ConfigError(*_problems(error, _sources(arguments, content, file))) from error
+    _check_exposure(settings)
+    return settings
+
+
+def load_file_alone(file: Path) -> ServerSettings:
+    """The settings of a file, whatever the environment says. Raises ConfigError."""
+    content = _read_yaml(file)
+    try:
+        settings = _FileAlone(**content)
+    except ValidationError as error:
+        raise ConfigError(*_problems(error, dict.fromkeys(content, str(file)))) from error
+    _check_exposure(settings)
+    return settings
+
+
+def sources(file: Path | None, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Where `load` takes each setting from: "command line", "environment WEIGHTSYNC_…", the
+    file's name, or "default". Raises ConfigError where the file can't be read.
+    """
+    content = {} if file is None else _read_yaml(file)
+    found = _sources(arguments, content, file)
+    return {name: found.get(name, "default") for name in ServerSettings.model_fields}
+
+
+def _sources(
+    arguments: Mapping[str, Any], content: Mapping[str, Any], file: Path | None
+) -> dict[str, str]:
+    found = dict.fromkeys(content, str(file))
+    for variable, value in os.environ.items():  # read as pydantic-settings does, in any case
+        if value and variable.upper().startswith(ENV_PREFIX):
+            found[variable[len(ENV_PREFIX) :].lower()] = f"environment {variable}"
+    given = [name for name, value in arguments.items() if value is not None]
+    return {**found, **dict.fromkeys(given, "command line")}
+
+
+def _check_exposure(settings: ServerSettings) -> None:
     host, _ = split_address(settings.listen)
     if host not in _LOOPBACK and not settings.insecure:
         raise ConfigError(
             f"listen {settings.listen!r}: another address than loopback needs TLS and a token, "
             "or --insecure"
         )
-    return settings
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -144,7 +206,9 @@ def split_address(address: str) -> tuple[str, int]:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: can't be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: no YAML: {' '.join(str(error).split())}") from error
@@ -155,14 +219,15 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _problems(error: ValidationError) -> list[str]:
+def _problems(error: ValidationError, found_in: Mapping[str, str]) -> list[str]:
     problems = []
     for item in error.errors(include_url=False, include_context=False):
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, ServerSettings.model_fields, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            problems.append(f"unknown setting {key!r}{hint}")
+            problems.append(f"{found_in.get(key, '?')}: unknown setting {key!r}{hint}")
         else:
-            problems.append(f"{key} = {item['input']!r}: {item['msg']}")
+            text = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{found_in.get(key, '?')}: {key} = {item['input']!r}: {text}")
     return problems

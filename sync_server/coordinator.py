@@ -229,12 +229,17 @@ class Coordinator:
                 continue
             except asyncio.TimeoutError:
                 pass
-            for run_id, live in list(self._runs.items()):
-                lost = live.run.workers.expire(self.now())
-                if lost:
-                    names = [worker.worker_id for worker in lost]
-                    _log.warning("leases ran out", run=run_id, workers=names)
-                    await self.transact(run_id, lambda run, now: ((), None), durable=False)
+            await self.expire_leases()
+
+    async def expire_leases(self) -> None:
+        """Marks as lost every worker whose lease has run out, as the clock has it now."""
+        for run_id, live in list(self._runs.items()):
+            lost = live.run.workers.expire(self.now())
+            if lost:
+                names = [worker.worker_id for worker in lost]
+                _log.warning("leases ran out", run=run_id, workers=names)
+                # Every transaction begins with it.
+                await self.transact(run_id, lambda run, now: ((), None), durable=False)
 
     def renew_lease(self, run_id: str, worker_id: str, generation: int) -> Worker:
         """A heartbeat: no change of the run, so no revision, no lock, nothing stored."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from sync_server.catalog import Catalog
 from sync_server.config import ServerSettings, split_address
 from sync_server.coordinator import Coordinator
+from sync_server.domain.leases import Instant
 from sync_server.journal import Journal
 from sync_server.services.health import HealthServicer
 from sync_server.services.progress import ProgressServicer
@@ -92,8 +94,12 @@ class Endpoints:
 class Server:
     """One weightsync server. `start`, then `stop` once."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(
+        self, settings: ServerSettings, clock: Callable[[], Instant] | None = None
+    ) -> None:
+        """`clock` takes the place of the real one in tests that let hours pass in a moment."""
         self._settings = settings
+        self._clock = clock
         self._grpc: grpc.aio.Server | None = None
 
     async def start(self) -> Endpoints:
@@ -101,7 +107,7 @@ class Server:
         settings = self._settings
         try:
             self._blobs = DiskBlobStore(settings.blobs)
-            self._coordinator = Coordinator(Journal(_open_state(settings)))
+            self._coordinator = Coordinator(Journal(_open_state(settings)), self._clock)
             await self._coordinator.start()
         except StorageError as error:
             raise StartError(str(error)) from error
@@ -125,6 +131,11 @@ class Server:
             blobs=str(settings.blobs),
         )
         return endpoints
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The state of a started server."""
+        return self._coordinator
 
     async def stop(self) -> None:
         """NOT_SERVING, then waiters are released, then calls end, then what is left is stored."""

@@ -7,36 +7,25 @@ from typing import Any
 
 import click
 
+from sync_server.commands.settings import settings_options
 from sync_server.config import ConfigError, load
 from sync_server.loops import run_event_loop
 
 
 @click.command()
-@click.option("--listen", metavar="HOST:PORT", help="Where to serve gRPC; port 0 picks a free one.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Directory of the state.")
-@click.option("--blob-dir", type=click.Path(path_type=Path), help="Directory of the weights.")
-@click.option(
-    "--state-store", type=click.Choice(["sqlite", "memory"]), help="memory forgets at the end."
-)
-@click.option("--keep-versions", type=int, metavar="N", help="How many versions of a run to keep.")
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="YAML file."
-)
+@settings_options()
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write the addresses and the pid there, as JSON, once it serves.",
 )
-@click.option(
-    "--insecure", is_flag=True, default=None, help="Allow more than loopback without TLS."
-)
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log."
-)
-@click.option("--log-format", type=click.Choice(["console", "json"]), help="How to log.")
 def serve(config_file: Path | None, ready_file: Path | None, **arguments: Any) -> None:
-    """Run the server until SIGTERM or Ctrl-C."""
+    """Run the server until SIGTERM or Ctrl-C, and then end with exit code 0.
+
+    A setting is taken from the first of these that names it: the command line, the environment,
+    the file of --config, the default. 'weightsync config show' tells which.
+    """
     from sync_server.malloc import keep_big_blocks
 
     keep_big_blocks()

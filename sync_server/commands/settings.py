@@ -64,10 +64,10 @@ def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
     text = f"{field.description}  [{'; '.join(notes)}]"
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
-    return click.option(flag, name, default=None, help=text, **_type(kind, field))
+    return click.option(flag, name, default=None, help=text, **_type(name, kind, field))
 
 
-def _type(kind: Any, field: FieldInfo) -> dict[str, Any]:
+def _type(name: str, kind: Any, field: FieldInfo) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"type": click.Choice([str(choice) for choice in get_args(kind)])}
     if kind is Path:
@@ -77,7 +77,7 @@ def _type(kind: Any, field: FieldInfo) -> dict[str, Any]:
         return {"type": click.IntRange(low, high), "metavar": "N"}
     if kind is float:
         return {"type": click.FloatRange(low, high), "metavar": "NUMBER"}
-    return {"type": str, "metavar": "TEXT"}
+    return {"type": str, "metavar": "HOST:PORT" if name.endswith("listen") else "TEXT"}
 
 
 def _bare(annotation: Any) -> Any:

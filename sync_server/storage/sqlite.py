@@ -61,21 +61,30 @@ CREATE TABLE pins (
 class SqliteStateStore:
     """State in `path`. Use it from one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises StorageError if it is not ours, or is too new."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Opens or creates the file. Raises StorageError if it is not ours, or is too new.
+
+        read_only: only `load`, of a file that exists, also while a server uses it.
+        """
         try:
             # Autocommit: transactions are begun and ended by hand, in `apply`.
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._db = sqlite3.connect(
+                _read_only_uri(path) if read_only else path,
+                isolation_level=None,
+                check_same_thread=False,
+                uri=read_only,
+            )
+            if not read_only:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
-            if found == 0:
+            if found == 0 and not read_only:
                 self._db.executescript(
                     f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
                 )
         except sqlite3.Error as error:
             raise StorageError(f"can't open the state database {path}: {error}") from error
-        if found not in (0, SCHEMA_VERSION):
+        if found != SCHEMA_VERSION and (found or read_only):
             raise StorageError(
                 f"the state database {path} has schema {found}, this release knows {SCHEMA_VERSION}"
             )
@@ -273,6 +282,13 @@ class SqliteStateStore:
             progress,
             None if config is None else json.loads(config[0]),
         )
+
+
+def _read_only_uri(path: Path) -> str:
+    # Without a log nobody has the file open: then nothing need be written beside it either, which
+    # the directory may not allow.
+    untouched = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
+    return f"{path.absolute().as_uri()}?mode=ro{untouched}"
 
 
 def _worker(
