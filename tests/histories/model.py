@@ -180,9 +180,13 @@ class Model:
             del self.versions[other]
         self.versions[number] = ModelVersion(number, content, pusher, self.commits)
         self.latest = number
-        newest = sorted(self.versions.values(), key=lambda v: v.order)[-self.keep :]
-        self.versions = {version.number: version for version in newest}
+        kept = self.newest_first()[: self.keep]
+        self.versions = {version.number: version for version in kept}
         return OK
+
+    def newest_first(self) -> list[ModelVersion]:
+        """What can be pulled, the last commit first."""
+        return sorted(self.versions.values(), key=lambda v: -v.order)
 
     def nothing_new(self, name: str, generation: int) -> str:
         """The trainer's notice."""

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from tests.histories.live import DIGESTS, Client, LiveServer, finished
-from tests.histories.model import Model, ModelWait
+from tests.histories.model import LIVE, Model, ModelWait
 from weightsync.v1 import runs_pb2, weights_pb2, workers_pb2
 
 HISTORIES = int(os.environ.get("WEIGHTSYNC_HISTORIES", "150"))
@@ -64,6 +64,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(worker=NAMES, lease=st.sampled_from([5.0, 10.0]), resume=st.sampled_from([None, 0, 1]))
     def register(self, worker: str, lease: float, resume: int | None) -> None:
+        self._register(worker, lease, resume)
+
+    def _register(self, worker: str, lease: float, resume: int | None) -> None:
         known = self.model.generations.get(worker, 0)
         resumed = None if resume is None or known == 0 else max(1, known - resume)
         expected = self.model.register(worker, ROLES[worker], lease, resumed)
@@ -111,6 +114,9 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.exists)
     @rule(worker=TRAINERS | NAMES, stale=STALE, number=NUMBERS, content=CONTENTS)
     def push(self, worker: str, stale: int, number: int, content: int) -> None:
+        self._push(worker, stale, number, content)
+
+    def _push(self, worker: str, stale: int, number: int, content: int) -> None:
         generation = self.generation(worker, stale)
         header = weights_pb2.UploadWeightsHeader(
             name=f"runs/{self.run_id}/weightVersions/{number}",
@@ -119,6 +125,20 @@ class Histories(RuleBasedStateMachine):
         )
         predicted = self.model.push(worker, generation, number, content)
         assert self.client.push(header, content) == predicted
+
+    @precondition(lambda self: self.exists)
+    @rule(step=st.integers(-3, 3), content=CONTENTS)
+    def push_around_the_newest(self, step: int, content: int) -> None:
+        """By whoever holds the run, so that most of these succeed or fail for their number."""
+        live = [n for n, w in self.model.workers.items() if w.role == "trainer" and w.state in LIVE]
+        number = max(0, (self.model.latest or 0) + step)
+        self._push(live[0] if live else "", 0, number, content)
+
+    @rule(step=st.integers(1, 3), content=CONTENTS)
+    def resume_from_an_older_checkpoint(self, step: int, content: int) -> None:
+        """A trainer that crashed: its name is taken over, and the numbers go back."""
+        self._register("t0", 5.0, None)
+        self._push("t0", 0, max(0, (self.model.latest or 0) - step), content)
 
     @precondition(lambda self: self.exists)
     @rule(worker=TRAINERS, stale=STALE)
@@ -188,6 +208,11 @@ class Histories(RuleBasedStateMachine):
         assert (None if latest is None else latest.version) == model.latest
         if latest is not None and model.latest is not None:
             assert latest.digest == DIGESTS[model.versions[model.latest].content]
+        listing = weights_pb2.ListWeightVersionsRequest(parent=f"runs/{self.run_id}")
+        versions = self.client.weights.ListWeightVersions(listing, timeout=20).weight_versions
+        assert [(item.version, item.digest) for item in versions] == [
+            (item.number, DIGESTS[item.content]) for item in model.newest_first()
+        ]
         trainer = workers_pb2.WorkerState.Name(run.trainer_state).removeprefix("WORKER_STATE_")
         expected = model.trainer_state() or "UNSPECIFIED"
         assert expected in (trainer, "ANY")
