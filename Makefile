@@ -13,7 +13,7 @@ ARGS ?=
 VENV_STAMP := .venv/.stamp
 PROTO_STAMP := .venv-proto/.stamp
 
-.PHONY: help venv demo test lint format bench proto proto-check compat clean soak fuzz docker-check docs
+.PHONY: help venv demo test lint format bench histories proto proto-check compat clean soak fuzz docker-check docs
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -55,6 +55,9 @@ format: $(VENV_STAMP) ## rewrite Python and proto files the way lint wants them
 	@.venv/bin/ruff check --fix-only
 	@.venv/bin/ruff format
 	@.venv/bin/buf format --write
+
+histories: $(VENV_STAMP) ## 10,000 random histories and 100,000 races on the real server (an hour)
+	@WEIGHTSYNC_HISTORIES=10000 WEIGHTSYNC_RACES=100000 .venv/bin/python -m pytest tests/histories -s $(ARGS)
 
 bench: $(VENV_STAMP) ## run the benchmarks
 	@.venv/bin/python -m benchmarks $(ARGS)

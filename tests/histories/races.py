@@ -46,6 +46,7 @@ class Result:
 class _Shared:
     last: int
     committed: dict[int, float] = field(default_factory=dict)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def run_races(address: str, races: int, waiters: int, seed: int) -> Result:
@@ -90,7 +91,8 @@ async def _publish(
         shared.committed[version] = time.monotonic()
         # Every waiter races once a round: the slowest may be one round behind, not more.
         while result.races + result.lost < (version - 1) * waiters:
-            await asyncio.sleep(0.0005)
+            shared.woken.clear()
+            await shared.woken.wait()
 
 
 async def _wait(
@@ -101,6 +103,7 @@ async def _wait(
         await asyncio.sleep(rng.choice((0, 0, 0, rng.uniform(0, 0.006))))
         found = await client.wait_version(after=held, timeout=_LOST_AFTER)
         woke = time.monotonic()
+        shared.woken.set()
         if found is None:
             result.lost += 1
             return
