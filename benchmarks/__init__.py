@@ -1,1 +1,1 @@
-"""What weightsync's ways of moving bytes cost beside a plain socket. Run: `python -m benchmarks`."""
+"""What weightsync's ways of moving bytes cost beside a socket. Run: `python -m benchmarks`."""

@@ -15,7 +15,7 @@ _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark. 0: measured, and the target reached if `--check` asked for it; else 1."""
     options = _parser().parse_args(arguments)
-    report = as_dict(measure(options.size, options.repeat, lambda line: print(line, flush=True)))
+    report = as_dict(measure(options.size, options.repeat, _say, fresh=options.fresh))
     print_table(report)
     if options.json is not None:
         write_json(report, options.json)
@@ -41,12 +41,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeat", type=_repeat, default=7, help="rounds that count (default 7, at least 1)"
     )
+    parser.add_argument(
+        "--fresh", action="store_true", help="with processes that have done no work before"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a picture (PNG) there")
     parser.add_argument(
         "--check", action="store_true", help=f"exit 1 below {TARGET} x the plain socket"
     )
     return parser
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _size(text: str) -> int:

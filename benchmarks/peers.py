@@ -27,8 +27,10 @@ Timed = tuple[float, float]
 
 
 class _Trainer:
-    def __init__(self, address: str, size_bytes: int) -> None:
+    def __init__(self, address: str, size_bytes: int, *, fresh: bool) -> None:
         self._state_dict = model.make_state_dict(size_bytes)
+        if not fresh:
+            model.work(self._state_dict)
         self._client = SyncClient(address)
         self._worker = self._client.register("trainer")
         self._socket: socket.socket | None = None
@@ -60,10 +62,12 @@ class _Trainer:
 
 
 class _Explorer:
-    def __init__(self, address: str, size_bytes: int) -> None:
+    def __init__(self, address: str, size_bytes: int, *, fresh: bool) -> None:
         self._state_dict = model.make_state_dict(size_bytes, seed=1)
+        if not fresh:
+            model.work(self._state_dict)
         stream = StateDictSource(self._state_dict).layout.total_bytes
-        self._buffer = torch.ones(stream, dtype=torch.uint8)
+        self._buffer = memoryview(bytearray(b"\x01") * stream)  # written, so its pages are there
         self._client = SyncClient(address)
         self._worker = self._client.register("explorer")
         self._listener = plain_socket.listen()
@@ -78,7 +82,7 @@ class _Explorer:
     def receive(self) -> Timed:
         assert self._socket is not None
         wall, cpu = time.perf_counter(), time.process_time()
-        plain_socket.receive(self._socket, memoryview(self._buffer.numpy()))
+        plain_socket.receive(self._socket, self._buffer)
         return time.perf_counter() - wall, time.process_time() - cpu
 
     def pull(self, version: int) -> tuple[Timed, str]:
@@ -93,17 +97,20 @@ class _Explorer:
         self._client.close()
 
 
-_KINDS: dict[str, Callable[[str, int], Any]] = {"trainer": _Trainer, "explorer": _Explorer}
+_KINDS: dict[str, Callable[..., Any]] = {"trainer": _Trainer, "explorer": _Explorer}
 
 
 class Peer:
-    """A handle on a peer process; `with` ends it. kind: "trainer" or "explorer"."""
+    """A handle on a peer process; `with` ends it.
 
-    def __init__(self, kind: str, address: str, size_bytes: int) -> None:
+    kind: "trainer" or "explorer". address: the server. fresh: it has done no work before.
+    """
+
+    def __init__(self, kind: str, address: str, size_bytes: int, *, fresh: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_main, args=(theirs, kind, address, size_bytes), daemon=True
+            target=_main, args=(theirs, kind, address, size_bytes, fresh), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -143,9 +150,9 @@ class Peer:
         return self.result()
 
 
-def _main(pipe: Connection, kind: str, address: str, size_bytes: int) -> None:
+def _main(pipe: Connection, kind: str, address: str, size_bytes: int, fresh: bool) -> None:
     torch.set_num_threads(1)
-    peer = _KINDS[kind](address, size_bytes)
+    peer = _KINDS[kind](address, size_bytes, fresh=fresh)
     try:
         while True:
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.rounds import GIB, SOCKET, WAYS, Results, summary
+from benchmarks.rounds import GIB, PUSH, SOCKET, WAYS, Results, summary
 
 TARGET = 0.45
 """What push and pull are to reach, as a share of the plain socket's rate."""
@@ -23,7 +23,9 @@ def as_dict(results: Results) -> dict[str, Any]:
         "load_average": {"before": results.load_before, "after": results.load_after},
         "size_bytes": results.size_bytes,
         "rounds": len(results.samples[SOCKET]),
-        "blobs_on_tmpfs": results.tensors_on_tmpfs,
+        "blobs_on_tmpfs": results.blobs_on_tmpfs,
+        "fresh_processes": results.fresh_processes,
+        "first_pushes_seconds": [round(s.seconds, 4) for s in results.warm_up[PUSH]],
         "server_anonymous_mib_peak": round(results.server_anonymous_bytes / 2**20, 1),
         "target_ratio": TARGET,
         "ways": summary(results),
@@ -54,9 +56,11 @@ def print_table(report: dict[str, Any]) -> None:
         row = report["ways"][way]
         cpu = ", ".join(f"{who} {value:.2f}" for who, value in row["cpu_seconds_per_gib"].items())
         table.add_row(way, _text(row["gib_per_s"]), _text(row["ratio_to_plain_socket"]), cpu)
-    console = Console()
+    console = Console(width=max(100, Console().width))
     console.print(table)
     load = report["load_average"]
+    first = ", ".join(f"{seconds:.2f} s" for seconds in report["first_pushes_seconds"])
+    console.print(f"the first pushes, into fresh memory: {first}", highlight=False)
     console.print(
         f"server memory without blobs: {report['server_anonymous_mib_peak']} MiB at most; "
         f"load average {load['before']} before, {load['after']} after",

@@ -14,6 +14,9 @@ from benchmarks.server import ServerProcess, blob_directory, running_server
 GIB = 2**30
 SOCKET, PUSH, PULL = "plain socket", "push", "pull"
 WAYS = (SOCKET, PUSH, PULL)
+KEPT_VERSIONS = 2
+# From then on a push is written into the file of a retired version, as it is in a long run.
+WARM_UP_ROUNDS = KEPT_VERSIONS + 1
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,10 @@ class Results:
     """Everything that was measured in one run. Samples of one index come from the same round."""
 
     size_bytes: int
-    tensors_on_tmpfs: bool
+    blobs_on_tmpfs: bool
+    fresh_processes: bool
     samples: dict[str, list[Sample]] = field(default_factory=lambda: {way: [] for way in WAYS})
+    warm_up: dict[str, list[Sample]] = field(default_factory=lambda: {way: [] for way in WAYS})
     server_anonymous_bytes: int = 0
     load_before: float = 0.0
     load_after: float = 0.0
@@ -53,68 +58,59 @@ class Results:
         }
 
 
-def measure(size_bytes: int, repeat: int, say: Callable[[str], None]) -> Results:
-    """One warm-up round that does not count, then `repeat` rounds of socket, push and pull.
+def measure(
+    size_bytes: int, repeat: int, say: Callable[[str], None], *, fresh: bool = False
+) -> Results:
+    """Warm-up rounds that are kept apart, then `repeat` rounds of socket, push and pull.
 
-    Each pull must give the digest of the push before it. Raises RuntimeError.
+    `fresh`: with processes that have done nothing before; see `model.work`. Each pull must give
+    the digest of the push before it. Raises RuntimeError.
     """
     parent = blob_directory(size_bytes)
     with (
-        running_server(parent) as server,
-        Peer("trainer", server.address, size_bytes) as trainer,
-        Peer("explorer", server.address, size_bytes) as explorer,
+        running_server(parent, KEPT_VERSIONS) as server,
+        Peer("trainer", server.address, size_bytes, fresh=fresh) as trainer,
+        Peer("explorer", server.address, size_bytes, fresh=fresh) as explorer,
     ):
         trainer.call("connect", explorer.call("port"))
         explorer.call("accept")
-        results = Results(trainer.call("total_bytes"), parent is not None)
+        results = Results(trainer.call("total_bytes"), parent is not None, fresh)
         results.load_before = machine.load()
         with server.watching_memory() as peak:
-            for number in range(repeat + 1):
-                _round(server, trainer, explorer, results, number + 1, counts=number > 0)
-                say(_line(results, number, repeat))
+            for version in range(1, WARM_UP_ROUNDS + repeat + 1):
+                found = _round(server, trainer, explorer, version)
+                warm = version > WARM_UP_ROUNDS
+                for way, sample in found.items():
+                    (results.samples if warm else results.warm_up)[way].append(sample)
+                say(_line(found, results.size_bytes, version - WARM_UP_ROUNDS, repeat))
         results.server_anonymous_bytes = peak[0]
         results.load_after = machine.load()
     return results
 
 
-def _round(
-    server: ServerProcess,
-    trainer: Peer,
-    explorer: Peer,
-    results: Results,
-    version: int,
-    *,
-    counts: bool,
-) -> None:
-    samples: dict[str, Sample] = {}
+def _round(server: ServerProcess, trainer: Peer, explorer: Peer, version: int) -> dict[str, Sample]:
     explorer.start("receive")
     sent: Timed = trainer.call("send")
     received: Timed = explorer.result()
-    samples[SOCKET] = Sample(sent[0], {"sender": sent[1], "receiver": received[1]})
 
-    before = server.cpu_seconds()
+    at_push = server.cpu_seconds()
     pushed, digest = trainer.call("push", version)
-    samples[PUSH] = Sample(
-        pushed[0], {"client": pushed[1], "server": server.cpu_seconds() - before}
-    )
-
-    before = server.cpu_seconds()
+    at_pull = server.cpu_seconds()
     pulled, got = explorer.call("pull", version)
-    samples[PULL] = Sample(
-        pulled[0], {"client": pulled[1], "server": server.cpu_seconds() - before}
-    )
+    at_end = server.cpu_seconds()
     if got != digest:
         raise RuntimeError(f"version {version} was pushed as {digest} and pulled as {got}")
-    if counts:
-        for way, sample in samples.items():
-            results.samples[way].append(sample)
+    return {
+        SOCKET: Sample(sent[0], {"sender": sent[1], "receiver": received[1]}),
+        PUSH: Sample(pushed[0], {"client": pushed[1], "server": at_pull - at_push}),
+        PULL: Sample(pulled[0], {"client": pulled[1], "server": at_end - at_pull}),
+    }
 
 
-def _line(results: Results, number: int, repeat: int) -> str:
-    if not number:
-        return f"warmed up with {results.size_bytes / GIB:.2f} GiB"
-    rates = ", ".join(f"{way} {results.rates(way)[-1]:.2f}" for way in WAYS)
-    return f"round {number} of {repeat}: {rates} GiB/s"
+def _line(found: dict[str, Sample], size_bytes: int, number: int, repeat: int) -> str:
+    what = f"round {number} of {repeat}" if number > 0 else "warming up"
+    rates = (f"{way} {size_bytes / GIB / sample.seconds:.2f}" for way, sample in found.items())
+    return f"{what}: {', '.join(rates)} GiB/s"
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -79,9 +79,9 @@ class AsyncSyncClient(RunClient):
         What a load balancer asks with grpc.health.v1, as service
         `runs/{run}/workers/{worker}@{version}`. Raises WorkerNotFound.
         """
-        at = "" if version is None else f"@{version}"
         try:
-            service = names.worker_name(self.run, worker) + at
+            at = "" if version is None else names.check_version_number(version)
+            service = f"{names.worker_name(self.run, worker)}@{at}"
         except names.InvalidName as error:
             raise errors.InvalidName(str(error)) from error
         status = await check_health(self.connection, service)

@@ -8,10 +8,11 @@ import os
 import random
 import secrets
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import grpc
 import grpc.aio
@@ -34,10 +35,16 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name it is how long an attempt to connect may take: with less, a server that
+    # is two round trips of 100 ms away is not reached at the first attempt.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
 )
+
+# grpc.aio says this where a server refuses a stream while a message is being sent (a race of its
+# own: the failed write overtakes the server's status). Asked again, the server says why.
+_LOST_ANSWER = "Internal error from Core"
 
 R = TypeVar("R")
 
@@ -74,7 +81,11 @@ class Target:
         )
 
     def open(self) -> grpc.aio.Channel:
-        """A channel on the running event loop. Raises LocalFileError for unreadable TLS files."""
+        """A channel on the running event loop. Raises LocalFileError for unreadable TLS files,
+        InvalidArgument for half of a pair.
+        """
+        if (self.cert is None) != (self.key is None):  # gRPC itself aborts the process
+            raise errors.InvalidArgument("cert and key are a pair: give both or none")
         if self.ca_cert is None and self.cert is None:
             return grpc.aio.insecure_channel(self.server, options=CHANNEL_OPTIONS)
         credentials = grpc.ssl_channel_credentials(
@@ -107,13 +118,20 @@ class Connection:
         if self._pid != os.getpid():
             raise errors.ForkedClient(
                 f"this client was made in process {self._pid} and can't be used in its child "
-                f"{os.getpid()}: make a client after the fork"
+                f"{os.getpid()}: close clients before a fork, or start processes with spawn"
             )
         if self._closed:
             raise errors.ClientClosed("the client is closed")
         if self._channel is None:
+            _Forks.check()
             self._channel = self.target.open()
+            _Forks.connected.add(self)
         return self._channel
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a channel."""
+        return self._channel is not None
 
     def stub(self, kind: Callable[[grpc.aio.Channel], Any]) -> Any:
         """The stub of a service, made once: making one costs more than a call."""
@@ -170,6 +188,31 @@ class Connection:
             await channel.close()
 
 
+class _Forks:
+    """gRPC ends a process that was forked beside an open channel as soon as it opens its own."""
+
+    connected: ClassVar[weakref.WeakSet[Connection]] = weakref.WeakSet()
+    broken: ClassVar[bool] = False
+
+    @classmethod
+    def note(cls) -> None:
+        """Called in every child of a fork."""
+        cls.broken = cls.broken or any(connection.open for connection in cls.connected)
+
+    @classmethod
+    def check(cls) -> None:
+        """Raises ForkedClient instead."""
+        if cls.broken:
+            raise errors.ForkedClient(
+                "this process was forked while its parent had a client open, and gRPC does not "
+                "survive that: close clients before a fork, or start processes with spawn"
+            )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Forks.note)
+
+
 class Patience:
     """How long to go on trying: jittered exponential back-off within a budget of seconds."""
 
@@ -215,6 +258,8 @@ def translate(error: grpc.aio.AioRpcError, server: str) -> errors.SyncError:
     text = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.ServerUnavailable(f"no weightsync server answers at {server}: {text}")
+    if code is grpc.StatusCode.INTERNAL and text.startswith(_LOST_ANSWER):
+        return errors.ServerUnavailable(f"{server} ended the call, and its answer was lost")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"{server} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:

@@ -92,6 +92,7 @@ def worker(message: workers_pb2.Worker) -> WorkerStatus:
         verified=applied is not None and applied.verified,
         lease=seconds(message.lease_duration),
         state_change_time=seconds(message.state_change_time),
+        digest="" if applied is None else applied.digest,
     )
 
 

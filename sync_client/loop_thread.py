@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -32,6 +33,8 @@ class LoopThread:
             raise
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise errors.ClientClosed("the client was closed in the middle of the call") from None
         except BaseException:
             future.cancel()  # Ctrl-C while waiting: let the call go, too
             raise
@@ -51,7 +54,7 @@ class LoopThread:
         if self._pid != os.getpid():
             raise errors.ForkedClient(
                 f"this client was made in process {self._pid} and can't be used in its child "
-                f"{os.getpid()}: make a client after the fork"
+                f"{os.getpid()}: close clients before a fork, or start processes with spawn"
             )
         if self._loop.is_closed():
             raise errors.ClientClosed("the client is closed")
@@ -87,13 +90,18 @@ def iterate(thread: LoopThread, items: AsyncIterator[R]) -> Iterator[R]:
     """An asynchronous iterator, item by item, from this thread."""
     end = object()
 
+    # After Ctrl-C the step that was under way is still being cancelled when `close` comes.
+    step = asyncio.Lock()
+
     async def following() -> Any:
-        return await anext(items, end)
+        async with step:
+            return await anext(items, end)
 
     async def close() -> None:
         aclose = getattr(items, "aclose", None)
         if aclose is not None:
-            await aclose()
+            async with step:
+                await aclose()
 
     try:
         while (item := thread.call(following())) is not end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ def encode(run: str, name: str, kind: str, fields: Mapping[str, Any], etag: str)
     for key, value in fields.items():
         if key not in record.DESCRIPTOR.fields_by_name:
             allowed = ", ".join(record.DESCRIPTOR.fields_by_name)
-            raise errors.InvalidArgument(f"a {kind} record has no {key!r}: {allowed} are allowed")
+            raise errors.InvalidArgument(f"{kind} records have no {key!r}: {allowed} are allowed")
         if value is None:
             continue
         try:
@@ -64,7 +65,8 @@ def encode(run: str, name: str, kind: str, fields: Mapping[str, Any], etag: str)
 
 
 def decode(message: pb.Progress) -> Progress:
-    """A record as plain data; fields that were not saved are absent."""
+    """A record as plain data. What was not saved is 0, "" or []; `experience_index` and
+    `sample_strategy_state` are absent then."""
     kind = message.WhichOneof("record")
     assert kind is not None
     record = getattr(message, kind)
@@ -88,9 +90,10 @@ def decode(message: pb.Progress) -> Progress:
 
 def struct(data: Mapping[str, Any], where: str) -> struct_pb2.Struct:
     """Plain data as a Struct. Raises InvalidArgument for what would not come back the same."""
-    _check(data, where)
+    if not isinstance(data, Mapping):
+        raise errors.InvalidArgument(f"{where}: a {type(data).__name__} is no mapping")
     message = struct_pb2.Struct()
-    message.update(dict(data))
+    message.update(_exact(data, where))
     return message
 
 
@@ -114,27 +117,29 @@ def _plain(value: struct_pb2.Value) -> Any:
         return [_plain(item) for item in value.list_value.values]
     if kind == "number_value":
         number = value.number_value
-        return int(number) if number.is_integer() else number
+        # Beyond 2**53 a float was meant; as an integer it could not be saved again.
+        return int(number) if number.is_integer() and abs(number) <= _MAX_EXACT else number
     return getattr(value, kind) if kind in ("bool_value", "string_value") else None
 
 
-def _check(value: Any, where: str) -> None:
-    """Refuses what a Struct can't hold exactly, by name: it would be silently changed."""
+def _exact(value: Any, where: str) -> Any:
+    """The value made of nothing but dicts, lists and scalars. Refuses by name what a Struct can't
+    hold exactly: it would be silently changed."""
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        for key in value:
             if not isinstance(key, str):
                 raise errors.InvalidArgument(f"{where}: key {key!r} is no text")
-            _check(item, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _check(item, f"{where}[{index}]")
-    elif isinstance(value, bool | str) or value is None:
-        return
-    elif isinstance(value, int):
+        return {key: _exact(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exact(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int):
         if abs(value) > _MAX_EXACT:
             raise errors.InvalidArgument(f"{where} = {value}: integers up to 2**53 are exact")
-    elif isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
             raise errors.InvalidArgument(f"{where} = {value}: JSON has no such number")
-    else:
-        raise errors.InvalidArgument(f"{where}: a {type(value).__name__} is no plain data")
+        return value
+    raise errors.InvalidArgument(f"{where}: a {type(value).__name__} is no plain data")

@@ -45,6 +45,10 @@ class RunView:
         ):
             # A version event with an older revision only changed its pins.
             self.latest = event.version
+        elif event.kind == "retired_weight_version" and self.latest is not None:
+            gone = (event.name, event.detail.get("digest"))
+            if gone == (str(self.latest.version), self.latest.digest):  # it was damaged
+                self.latest = None
 
     def explorers(self) -> list[WorkerStatus]:
         """The live explorers, by name."""
@@ -55,25 +59,37 @@ class RunView:
         ]
 
     def behind(self, version: int) -> list[str]:
-        """The live explorers that have not reported `version` or a later one."""
+        """The live explorers that have not reported `version` or a later one.
+
+        What a rewind superseded does not count, however high its number.
+        """
         return [
             worker.name
             for worker in self.explorers()
-            if worker.version is None or worker.version < version
+            if worker.version is None or worker.version < version or self._rewound(worker)
         ]
 
     def lag(self, name: str) -> float:
         """By how many training steps a worker is behind the newest version.
 
-        0 while there is no version, infinite before its first report. After a rewind what it has
-        may be numbered above the newest: that is not ahead but another history, so infinite too.
+        0 while there is no version, infinite before its first report, and infinite for what a
+        rewind superseded: that is not ahead but another history.
         """
         if self.latest is None:
             return 0
         worker = self.workers.get(name)
-        if worker is None or worker.version is None or worker.version > self.latest.version:
+        if worker is None or worker.version is None or self._rewound(worker):
             return math.inf
         return self.latest.version - worker.version
+
+    def _rewound(self, worker: WorkerStatus) -> bool:
+        """Whether what a worker has is numbered above the newest version, or as it with other
+        bytes. (The server says the same in the readiness check.)"""
+        if self.latest is None or worker.version is None:
+            return False
+        if worker.version == self.latest.version:
+            return bool(worker.digest) and worker.digest != self.latest.digest
+        return worker.version > self.latest.version
 
 
 def needed(explorers: int, fraction: float | None, count: int | None) -> int:
@@ -90,4 +106,5 @@ def needed(explorers: int, fraction: float | None, count: int | None) -> int:
     share = 1.0 if fraction is None else fraction
     if not 0 <= share <= 1:
         raise errors.InvalidArgument(f"fraction {share}: 0 to 1 is allowed")
-    return math.ceil(share * explorers)
+    # 0.07 of 100 are 7, and not the 8 to which 7.000000000000001 would be rounded.
+    return math.ceil(round(share * explorers, 9))

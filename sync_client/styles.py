@@ -91,10 +91,9 @@ class SyncPlan:
         object.__setattr__(self, "method", SyncMethod(self.method))
         for name in ("interval", "explorer_interval", "trainer_interval"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value}: 1 or more is allowed")
-        if self.offset < 0:
-            raise ValueError(f"offset = {self.offset}: 0 or more is allowed")
+            if name == "interval" or value is not None:
+                _check(name, value, 1)
+        _check("offset", self.offset, 0)
 
     def explorer_answer(self, step: int) -> Answer:
         """What an explorer should do after its `step`-th step.
@@ -134,3 +133,8 @@ class SyncPlan:
         explorers must be told besides (`Worker.notify_nothing_new`): see `trainer_answer`."""
         answer = self.trainer_answer(step, last_sync_step)
         return answer is Answer.YES or (answer is Answer.IF_EXPLORER_REQUIRES and explorer_requires)
+
+
+def _check(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} = {value!r}: a whole number of {least} or more is allowed")

@@ -78,14 +78,20 @@ async def upload(
     header.size_bytes = source.layout.total_bytes
     header.digest = await asyncio.get_running_loop().run_in_executor(None, source.digest)
 
+    broken: list[Exception] = []
+
     async def frames() -> AsyncIterator[bytes]:
-        yield upload_header_frame(header)
-        done = 0
-        for chunk in source.chunks(CHUNK_BYTES):
-            yield chunk_frame(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, header.size_bytes)
+        try:
+            yield upload_header_frame(header)
+            done = 0
+            for chunk in source.chunks(CHUNK_BYTES):
+                yield chunk_frame(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, header.size_bytes)
+        except Exception as error:
+            broken.append(error)
+            raise
 
     async def once() -> pb.UploadWeightsResponse:
         method: Any = connection.channel.stream_unary(
@@ -93,7 +99,13 @@ async def upload(
             request_serializer=None,
             response_deserializer=pb.UploadWeightsResponse.FromString,
         )
-        response = await method(frames(), metadata=connection.target.metadata())
+        try:
+            response = await method(frames(), metadata=connection.target.metadata())
+        except asyncio.CancelledError:
+            # What the source or the callback raised: gRPC keeps it to itself and cancels the call.
+            if broken:
+                raise broken[0] from None
+            raise
         assert isinstance(response, pb.UploadWeightsResponse)
         return response
 

@@ -88,8 +88,9 @@ class TensorInfo:
 class WorkerStatus:
     """One worker as the server sees it.
 
-    `version` is what it reported to have applied (None: nothing yet), `verified` whether the
-    digest that it sent with that was the version's own. Times in Unix seconds, lease in seconds.
+    `version` is what it reported to have applied (None: nothing yet), `digest` the one that it
+    sent with that, `verified` whether it was then the version's own. Times in Unix seconds, lease
+    in seconds.
     """
 
     name: str
@@ -100,6 +101,7 @@ class WorkerStatus:
     verified: bool = False
     lease: float = 0.0
     state_change_time: float = 0.0
+    digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from sync_client import errors
 from sync_client.connection import new_request_id
 from sync_client.lease import LeasedWorker
 from sync_client.sources import tensor_source
@@ -134,8 +135,11 @@ class AsyncWorker(LeasedWorker):
         """Waits until what this explorer reported is at most `max_lag` training steps old.
 
         Meant for the part of an explorer that generates, while another part loads and reports.
-        Gives False at the timeout (seconds). Raises RunNotFound, ServerUnavailable.
+        Gives False at the timeout (seconds). Raises InvalidArgument for less than 0 steps,
+        RunNotFound, ServerUnavailable.
         """
+        if not max_lag >= 0:
+            raise errors.InvalidArgument(f"max_lag {max_lag}: 0 or more is allowed")
         view = await self._view(lambda view: view.lag(self.name) <= max_lag, timeout)
         return view.lag(self.name) <= max_lag
 

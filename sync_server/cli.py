@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from io import TextIOWrapper
 from typing import NoReturn
@@ -51,7 +51,22 @@ _NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(
 )
 
 
-class LazyGroup(click.Group):
+class SuggestingGroup(click.Group):
+    """A group that suggests a command for a name that is none."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, but for the suggestion."""
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(SuggestingGroup):
     """A group that imports a command only to run it or to show its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -68,6 +83,8 @@ class LazyGroup(click.Group):
         try:
             command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
+            if str(error.name).startswith(("sync_", "weightsync")):
+                raise  # a fault of ours
             extra = next(name for prefix, name in _EXTRAS.items() if module.startswith(prefix))
             raise click.ClickException(
                 f"'{PROGRAM} {cmd_name}' needs the module {error.name}, which is not installed: "
@@ -76,28 +93,15 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, but with a suggestion for a name that is none."""
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            close = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
-        return super().resolve_command(ctx, args)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Also prints `--help`, to a reader that may have gone away."""
+        with _quiet_end(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Runs the command. Ctrl-C and a reader that went away (`| head`) end it without a word."""
-        try:
-            result: object = super().invoke(ctx)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            _discard_output()
-            ctx.exit(BROKEN_PIPE)
-        return result
+        """Runs the command."""
+        with _quiet_end(ctx):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of `--help`, without importing any of them."""
@@ -157,7 +161,16 @@ def _one_line(error: click.ClickException) -> str:
     return text
 
 
-def _discard_output() -> None:
-    """Nobody reads any more: what is still buffered must not fail at exit."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextlib.contextmanager
+def _quiet_end(ctx: click.Context) -> Iterator[None]:
+    """Ctrl-C, and a reader that went away (`| head`), end a command without a word."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        ctx.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # What is still buffered must not fail at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ctx.exit(BROKEN_PIPE)

@@ -81,10 +81,23 @@ class Coordinator:
         for stored in await self._journal.load():
             run = stored.restore(stored.revision + _RESTART_GAP, now)
             self._runs[run.run_id] = _Live(run)
+        await self._store_revisions(now)
         await self.transact(DEFAULT_RUN, lambda run, now: ((), None), create=True)
         self._expiry = asyncio.create_task(self._watch_leases())
         if isinstance(self._clock, ServerClock):
             self._ticking = asyncio.create_task(self._clock.run())
+
+    async def _store_revisions(self, now: Instant) -> None:
+        """Stores where the runs stand after the gap, or a second crash would find it unused."""
+        marks = [
+            Batch(r.run_id, [Event(r.revision, now.wall, NothingNew(""))], *r.pointers_after(()))
+            for r in self.runs()
+        ]
+        try:
+            await asyncio.gather(*[self._journal.write(mark) for mark in marks])
+        except StorageError as error:
+            # A full disk must not keep the server from serving what it has.
+            _log.warning("the revisions after the restart are not stored", error=str(error))
 
     def observe(self, observer: Callable[[str, Event], None]) -> None:
         """Calls `observer(run_id, event)` for every event once it is true."""
@@ -211,7 +224,9 @@ class Coordinator:
         if any(isinstance(c, WorkerChanged | WorkerRemoved) for c in changes):
             self._expiry_changed.set()
         if any(
-            isinstance(c, VersionCommitted | VersionRemoved | NothingNew | WorkerChanged)
+            isinstance(
+                c, VersionCommitted | VersionRemoved | NothingNew | WorkerChanged | WorkerRemoved
+            )
             for c in changes
         ):
             self.room.notify(("versions", run_id))
@@ -223,13 +238,19 @@ class Coordinator:
             expiries = [live.run.workers.next_expiry() for live in self._runs.values()]
             first = min((expiry for expiry in expiries if expiry is not None), default=None)
             self._expiry_changed.clear()
-            delay = None if first is None else max(0.0, first - self.now().monotonic) + 0.001
+            timer = None
+            if first is not None:
+                delay = max(0.0, first - self.now().monotonic) + 0.001
+                timer = asyncio.get_running_loop().call_later(delay, self._expiry_changed.set)
             try:
-                await asyncio.wait_for(self._expiry_changed.wait(), delay)
-                continue
-            except asyncio.TimeoutError:
-                pass
-            await self.expire_leases()
+                # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes with the
+                # event, and the shutdown would wait for this task for ever.
+                await self._expiry_changed.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            if first is not None and self.now().monotonic > first:
+                await self.expire_leases()
 
     async def expire_leases(self) -> None:
         """Marks as lost every worker whose lease has run out, as the clock has it now."""

@@ -32,6 +32,7 @@ class Journal:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._entries: list[_Entry] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def load(self) -> list[StoredRun]:
         """What was acknowledged before. Raises StorageError."""
@@ -48,13 +49,18 @@ class Journal:
         self._append(_Entry(batch, None))
 
     async def close(self) -> None:
-        """Writes what is left and closes the store."""
+        """Writes what is left and closes the store; what comes later is refused."""
         while self._flushing is not None:
             await self._flushing
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._executor, self._store.close)
         self._executor.shutdown()
 
     def _append(self, entry: _Entry) -> None:
+        if self._closed:
+            if entry.done is not None:
+                entry.done.set_exception(StorageError("the journal is closed"))
+            return
         self._entries.append(entry)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
@@ -66,8 +72,15 @@ class Journal:
             batches = [entry.batch for entry in entries]
             try:
                 await loop.run_in_executor(self._executor, self._store.apply, batches)
-            except StorageError as error:
-                _log.error("state not stored", batches=len(batches), error=str(error))
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the next write must go on
+                error = fault
+                if not isinstance(fault, StorageError):
+                    error = StorageError(f"a fault of the state store: {fault}")
+                    error.__cause__ = fault
+                fault_info = None if error is fault else fault
+                _log.error(
+                    "state not stored", batches=len(batches), error=str(error), exc_info=fault_info
+                )
                 for entry in entries:
                     if entry.done is not None and not entry.done.done():
                         entry.done.set_exception(error)

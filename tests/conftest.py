@@ -10,6 +10,12 @@ import pytest
 from sync_client import SyncClient
 from tests.servers import ServerProcess, running_server
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`pytest -m "not large"` leaves out what moves gigabytes."""
+    config.addinivalue_line("markers", "large: moves gigabytes; needs as much free memory")
+
+
 _numbers = itertools.count(1)
 
 

@@ -12,7 +12,7 @@ R = TypeVar("R")
 _LOOK_SECONDS = 0.01
 
 
-def until(look: Callable[[], R], timeout: float = 15.0) -> R:
+def until(look: Callable[[], R | None], timeout: float = 15.0) -> R:
     """Looks until it sees something true, and gives it; AssertionError after `timeout` seconds."""
     end = time.monotonic() + timeout
     pause = threading.Event()
@@ -22,7 +22,7 @@ def until(look: Callable[[], R], timeout: float = 15.0) -> R:
     return found
 
 
-async def until_async(look: Callable[[], R], timeout: float = 15.0) -> R:
+async def until_async(look: Callable[[], R | None], timeout: float = 15.0) -> R:
     """`until` for the event loop: others run meanwhile."""
     end = time.monotonic() + timeout
     while not (found := look()):

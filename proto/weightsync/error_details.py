@@ -77,7 +77,8 @@ def encode_status(code: int, message: str, details: ErrorDetails) -> bytes:
     info = _ErrorInfo(reason=details.reason, domain=DOMAIN)
     room = _MAX_DETAIL_BYTES
     for key, value in details.metadata.items():
-        short_key, short_value = clip(key, 64), clip(value, _MAX_VALUE_BYTES)
+        # Longer than googleapis advises: keys of a configuration must not become the same.
+        short_key, short_value = clip(key, 256), clip(value, _MAX_VALUE_BYTES)
         room -= len(short_key.encode()) + len(short_value.encode()) + 12  # 12: tags and lengths
         if room < 0:
             break

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -21,6 +22,7 @@ RETRY_SECONDS = 2.0
 """For how long a command goes on trying. Longer than a restart takes, short enough to wait for."""
 
 _LAST_TRY_SECONDS = 0.5
+_GRPC_NAMES = ("unix:", "dns:", "ipv4:", "ipv6:")
 
 VERSION = click.IntRange(0, names.MAX_VERSION_NUMBER)
 
@@ -73,15 +75,16 @@ def explain(error: errors.SyncError) -> click.ClickException:
         text += f" - {_HINTS[reason]}"
     if isinstance(error, errors.ServerUnavailable | errors.DeadlineExceeded):
         return OutOfReach(text)
-    # The other kinds of InvalidArgument are about what was sent, not about what was typed.
-    if isinstance(error, errors.InvalidName | errors.InvalidDuration):
+    # Its other kinds are about what was sent, not about what was typed.
+    if type(error) in (errors.InvalidArgument, errors.InvalidName, errors.InvalidDuration):
         return WrongUsage(text)
     return Failed(text)
 
 
 def _check_server(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    _, colon, port = value.rpartition(":")
-    if not colon or "://" in value or not (port or value.startswith("unix:")):
+    host, _, port = value.rpartition(":")
+    named = value.startswith(_GRPC_NAMES)
+    if not named and not (host and "/" not in host and port.isdecimal() and int(port) < 1 << 16):
         raise click.BadParameter(f"{value!r} is no HOST:PORT", ctx, param)
     return value
 
@@ -123,6 +126,7 @@ def client_command(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         # The SDK's warnings are for programs that live on; here the last line says it all.
         logging.getLogger("weightsync").addHandler(logging.NullHandler())
         logging.getLogger("weightsync").propagate = False
+        signal.signal(signal.SIGTERM, _terminated)
         target = {key: arguments.pop(key) for key in ("token", "ca_cert", "cert", "key")}
         server, run = arguments.pop("server"), arguments.pop("run")
 
@@ -140,6 +144,11 @@ def client_command(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     for option in reversed(_SERVER_OPTIONS):
         command = option(command)
     return command
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """Ends as Ctrl-C does: half a file that was being pulled is removed."""
+    raise SystemExit(128 + number)
 
 
 async def _connect(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -45,16 +46,26 @@ def get(config: Any, *path: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A configuration as plain data: dataclasses and mappings as dicts, enums by value, the rest
-    that JSON does not know as text."""
+    """A configuration as plain data, the same in every process: dataclasses, mappings and plain
+    objects (by their public attributes) as dicts, sets sorted, enums by value, functions and
+    classes by name, the rest that JSON does not know as text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=repr)
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Enum):
         return plain(value.value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | str):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "__dict__"):
+        public = {key: item for key, item in vars(value).items() if not key.startswith("_")}
+        return plain(public)
     return str(value)

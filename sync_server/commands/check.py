@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def check(config_file: Path | None, run: str | None, as_json: bool, **arguments:
         raise click.UsageError(str(error)) from error
     state, blobs = settings.data_dir / "state.sqlite3", settings.blobs
     stored = [item for item in read_state(state) if run is None or item.run == run]
+    if run is not None and not stored:
+        raise click.ClickException(f"{state} has no version of a run {run!r}")
     with _progress(sum(item.version.size_bytes for item in stored)) as advance:
         findings = [examine(item, blobs, advance) for item in stored]
     bad = [finding for finding in findings if finding.state != OK]
@@ -138,7 +141,7 @@ def examine(stored: Stored, blobs: Path, advance: Callable[[int], object]) -> Fi
 def _damage(path: Path, version: Version, advance: Callable[[int], object]) -> str:
     """What is wrong with the file, "" if nothing. Read, not mapped: a bad disk raises OSError."""
     with path.open("rb") as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         if size != version.size_bytes:
             return f"the file has {size} bytes, not {version.size_bytes}"
         try:

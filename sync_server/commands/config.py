@@ -10,6 +10,7 @@ from typing import Any
 import click
 import yaml
 
+from sync_server.cli import SuggestingGroup
 from sync_server.commands.settings import allowed, settings_options
 from sync_server.config import (
     ENV_PREFIX,
@@ -31,7 +32,7 @@ _HEAD = f"""\
 """
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def config() -> None:
     """Make, check or show a configuration of the server."""
 

@@ -159,7 +159,10 @@ def check_config(
     if not accept_changes:
         said = {item.key: f"{item.old!r} -> {item.new!r}" for item in found}
         listed = "; ".join(f"{key}: {change}" for key, change in said.items())
-        raise ConfigMismatch(f"the configuration differs from the run's: {listed}", **said)
+        # An error has room for some 40 keys: the number tells whether these are all.
+        count = "1 key" if len(said) == 1 else f"{len(said)} keys"
+        text = f"the configuration differs from the run's in {count}: {listed}"
+        raise ConfigMismatch(text, **said)
     return [ConfigSet(worker_id, sealed)], (True, found)
 
 

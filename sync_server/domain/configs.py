@@ -8,6 +8,7 @@ hashes, so that neither the database nor an error message ever holds one.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +18,14 @@ Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | 
 
 MASK = "***"
 _SECRET = re.compile(
-    r"(^|[_.-])(api_?key|access_?key|secret|token|password|passwd|credentials?|private_?key)s?$",
+    r"(^|[_.-])((api|access|secret|private|signing|encryption|auth|ssh)[_.-]?key"
+    r"|secret|token|password|passwd|passphrase|credential|authorization)s?$",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"tokens?$", re.IGNORECASE)
+_CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_URL_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s:]*:[^/@\s]+@", re.IGNORECASE)
+_PLAIN_NAME = re.compile(r"[^.\[\]\"]+")
 _SEALED = "sealed:"
 
 
@@ -33,30 +39,44 @@ class Difference:
 
 
 def seal(run_id: str, config: Mapping[str, Value]) -> dict[str, Value]:
-    """The configuration with every secret replaced by a hash that only compares equal."""
+    """The configuration with every secret replaced by a hash that only compares equal.
 
-    def walk(key: str, value: Value) -> Value:
+    Secret is what lies under a secret key, however deep, and a URL with a password in it.
+    """
+
+    def walk(keys: tuple[str, ...], value: Value) -> Value:
         if isinstance(value, dict):
-            return {name: walk(name, item) for name, item in value.items()}
+            return {name: walk((*keys, name), item) for name, item in value.items()}
         if isinstance(value, list):
-            return [walk(key, item) for item in value]
-        if is_secret(key) and value is not None:
-            digest = hashlib.blake2b(repr(value).encode(), key=run_id.encode()[:64])
-            return _SEALED + digest.hexdigest()[:32]
-        return value
+            return [walk(keys, item) for item in value]
+        if not any(_hidden(key, value) for key in keys):
+            return value
+        digest = hashlib.blake2b(repr(value).encode(), key=run_id.encode()[:64])
+        return _SEALED + digest.hexdigest()[:32]
 
-    return {name: walk(name, item) for name, item in config.items()}
+    return {name: walk((name,), item) for name, item in config.items()}
 
 
 def is_secret(key: str) -> bool:
     """Whether a key's name says that its value is nobody's business."""
-    return _SECRET.search(key) is not None
+    return _SECRET.search(_CAMEL_HUMP.sub("_", key)) is not None
+
+
+def _hidden(key: str, value: Value) -> bool:
+    if value is None or isinstance(value, bool):
+        return False
+    if isinstance(value, str) and _URL_WITH_PASSWORD.search(value):
+        return True
+    # A number of tokens, such as max_tokens, is a setting.
+    count = not isinstance(value, str) and _TOKEN.search(key)
+    return is_secret(key) and not count
 
 
 def differences(old: Mapping[str, Value], new: Mapping[str, Value]) -> list[Difference]:
     """What differs between two sealed configurations, by key; secrets are masked.
 
-    Keys are dotted paths with list positions in brackets: `cluster.nodes[0].name`.
+    Keys are dotted paths with list positions in brackets: `cluster.nodes[0].name`. A name that
+    could be mistaken for a path is quoted: `env["a.b"]`.
     """
     before, after = dict(_leaves("", dict(old))), dict(_leaves("", dict(new)))
     return [
@@ -69,12 +89,18 @@ def differences(old: Mapping[str, Value], new: Mapping[str, Value]) -> list[Diff
 def _leaves(path: str, value: Value) -> Iterator[tuple[str, Value]]:
     if isinstance(value, dict) and value:
         for name, item in value.items():
-            yield from _leaves(f"{path}.{name}" if path else name, item)
+            yield from _leaves(_below(path, name), item)
     elif isinstance(value, list) and value:
         for index, item in enumerate(value):
             yield from _leaves(f"{path}[{index}]", item)
-    else:
+    elif path:  # a configuration without any keys has no leaf
         yield path, value
+
+
+def _below(path: str, name: str) -> str:
+    if not _PLAIN_NAME.fullmatch(name):
+        return f"{path}[{json.dumps(name, ensure_ascii=False)}]"
+    return f"{path}.{name}" if path else name
 
 
 def _same(old: Value, new: Value) -> bool:

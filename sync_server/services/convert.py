@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from google.protobuf import struct_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -110,7 +112,9 @@ def _plain(item: struct_pb2.Value) -> Value:
         return [_plain(element) for element in item.list_value.values]
     if kind == "number_value":
         number = item.number_value
-        return int(number) if number.is_integer() else number
+        if not math.isfinite(number):
+            raise InvalidArgument(f"the number {number}: JSON has none such", field="config")
+        return int(number) if number.is_integer() and abs(number) <= 2**53 else number
     if kind == "bool_value":
         return item.bool_value
     return item.string_value if kind == "string_value" else None

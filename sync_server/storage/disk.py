@@ -2,7 +2,8 @@
 
 On a disk a commit is write, fsync, rename, fsync of the directory; on tmpfs, which no crash of
 the machine survives anyway, it is the rename alone. `<blob_dir>/<run>/<number>-<id>.safetensors`
-is what any safetensors reader can open; `….partial` is a blob that is being received.
+is what any safetensors reader can open; `….partial` is a blob that is being received, and
+`….spare`, on tmpfs only, a retired one that the next is written into (segments.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import re
 import secrets
 from pathlib import Path
 
-from sync_server.storage.base import BlobMissing, NoSpace, StorageError
+from sync_server.storage.base import BlobMissing, BlobReader, NoSpace, StorageError
+from sync_server.storage.segments import Segment, SegmentPool
 
 _BLOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/\d+-[0-9a-f]{16}\.safetensors")
-_OURS = re.compile(r"\d+-[0-9a-f]{16}\.safetensors(\.partial)?")
+_OURS = re.compile(r"\d+-[0-9a-f]{16}\.safetensors(\.partial|\.spare)?")
 _PARTIAL = ".partial"
 _MADV_POPULATE_WRITE = 23  # not in the mmap module yet
 WINDOW_BYTES = 64 << 20
@@ -46,43 +48,64 @@ class DiskBlobStore:
             raise StorageError(f"another server uses the blob directory {directory}") from error
         self._directory = directory.resolve()
         self._sync = not _is_tmpfs(directory)
+        self._pool = None if self._sync else SegmentPool()
 
     def create(self, run_id: str, number: int, size_bytes: int) -> DiskBlobWriter:
         """Reserves the space and maps it."""
         folder = self._directory / run_id
         blob_id = f"{run_id}/{number}-{secrets.token_hex(8)}.safetensors"
+        if not _BLOB.fullmatch(blob_id):
+            raise StorageError(f"{blob_id!r} is no blob id")
         try:
-            folder.mkdir(exist_ok=True)
-            return DiskBlobWriter(self._directory, blob_id, size_bytes, sync=self._sync)
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                if self._sync:  # or a crash could take the whole folder along
+                    _sync_directory(self._directory)
+            return DiskBlobWriter(self._directory, blob_id, size_bytes, self._pool)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise NoSpace(f"no room for {size_bytes} bytes in the blob directory") from error
             raise StorageError(f"can't write the blob directory: {error.strerror}") from error
 
-    def open(self, blob_id: str) -> DiskBlobReader:
-        """Maps a committed blob read-only."""
+    def open(self, blob_id: str) -> BlobReader:
+        """Maps a committed blob read-only, or shares the mapping that its upload left."""
+        path = self._path(blob_id)
+        if self._pool is not None:
+            segment = self._pool.acquire(blob_id)
+            if segment is not None:
+                return SegmentReader(blob_id, segment, self._pool)
         try:
-            return DiskBlobReader(self._path(blob_id))
+            return DiskBlobReader(path)
         except (OSError, ValueError) as error:
             raise BlobMissing(f"blob {blob_id} can't be read: {error}") from error
 
     def delete(self, blob_id: str) -> None:
-        """Unlinks the file."""
-        self._path(blob_id).unlink(missing_ok=True)
+        """Unlinks the file, unless it becomes the spare."""
+        path = self._path(blob_id)
+        if self._pool is not None:
+            self._pool.retire(blob_id)
+        path.unlink(missing_ok=True)
 
     def sweep(self, keep: set[str]) -> list[str]:
         """Unlinks half uploads and what is not in `keep`."""
+        if self._pool is not None:
+            self._pool.drop_spares()
         gone = []
         for path in sorted(self._directory.glob("*/*")):
             name = f"{path.parent.name}/{path.name}"
-            if path.is_symlink() or not _OURS.fullmatch(path.name) or name in keep:
+            linked = path.is_symlink() or path.parent.is_symlink()
+            if linked or not path.is_file() or not _OURS.fullmatch(path.name) or name in keep:
                 continue
             path.unlink()
+            if self._pool is not None:
+                self._pool.forget(name)
             gone.append(name)
         return gone
 
     def close(self) -> None:
-        """Unlocks the directory."""
+        """Unlocks the directory, and unlinks the spare."""
+        if self._pool is not None:
+            self._pool.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -94,27 +117,32 @@ class DiskBlobStore:
 
 
 class DiskBlobWriter:
-    """A reserved, mapped `.partial` file."""
+    """A reserved, mapped `.partial` file. `pool`: None on a disk, where commits are synced."""
 
-    def __init__(self, directory: Path, blob_id: str, size_bytes: int, *, sync: bool) -> None:
+    def __init__(
+        self, directory: Path, blob_id: str, size_bytes: int, pool: SegmentPool | None
+    ) -> None:
         self._blob_id = blob_id
         self._target = directory / blob_id
         self._partial = directory / (blob_id + _PARTIAL)
-        self._sync = sync
+        self._pool = pool
         self._open = True
+        spare = None if pool is None else pool.take(size_bytes, self._partial)
+        self._segment = spare or self._create(size_bytes)
+        self._view = memoryview(self._segment.map)
+
+    def _create(self, size_bytes: int) -> Segment:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self._partial, flags, 0o640)
+        fd = os.open(self._partial, flags, 0o640)
         try:
-            free = os.fstatvfs(self._fd)
-            if size_bytes > free.f_bavail * free.f_frsize:
+            if size_bytes > _free(fd) and not (self._make_room() and size_bytes <= _free(fd)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(self._fd, size_bytes)
-            self._map = mmap.mmap(self._fd, size_bytes)
+            os.ftruncate(fd, size_bytes)
+            return Segment(self._partial, fd, size_bytes)
         except BaseException:
-            os.close(self._fd)
+            os.close(fd)
             self._partial.unlink(missing_ok=True)
             raise
-        self._view = memoryview(self._map)
 
     @property
     def view(self) -> memoryview:
@@ -122,56 +150,102 @@ class DiskBlobWriter:
         return self._view
 
     def prepare(self, offset: int) -> int:
-        """Allocates and faults in the next window.
+        """Allocates and faults in the next window; in a spare everything is there already.
 
         Allocated, not sparse: running out of space must be an error here, never a SIGBUS in the
         middle of a write into the mapping. By window, so that the first byte need not wait for
-        the last page: a fresh GiB of tmpfs takes half a second.
+        the last page: a fresh GiB of tmpfs takes half a second to two seconds.
         """
-        end = min(offset + WINDOW_BYTES, len(self._view))
+        segment = self._segment
+        if offset < segment.warm:
+            return segment.warm
+        end = min(offset + WINDOW_BYTES, segment.size_bytes)
         start = offset - offset % mmap.PAGESIZE
         try:
-            os.posix_fallocate(self._fd, start, end - start)
+            self._allocate(start, end - start)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise NoSpace(
-                    f"no room for {len(self._view)} bytes in the blob directory"
+                    f"no room for {segment.size_bytes} bytes in the blob directory"
                 ) from error
             raise StorageError(f"can't write the blob directory: {error.strerror}") from error
         # Kernels before 5.14 do not know it; then the pages are faulted in one by one later.
         with contextlib.suppress(OSError):
-            self._map.madvise(_MADV_POPULATE_WRITE, start, end - start)
+            segment.map.madvise(_MADV_POPULATE_WRITE, start, end - start)
+        segment.warm = end
         return end
 
     def commit(self) -> str:
         """Syncs and renames."""
+        segment = self._segment
         try:
-            if self._sync:
-                self._map.flush()
-                os.fsync(self._fd)
-            self._release()
-            self._partial.rename(self._target)
-            if self._sync:
+            if self._pool is None:
+                segment.map.flush()
+                os.fsync(segment.fd)
+            segment.move(self._target)
+            if self._pool is None:
                 _sync_directory(self._target.parent)
         except OSError as error:
             self.discard()
-            self._partial.unlink(missing_ok=True)
-            raise StorageError(f"can't store the blob: {error.strerror}") from error
+            for path in (self._partial, self._target):
+                with contextlib.suppress(OSError):  # the sweep of the next start gets what is left
+                    path.unlink(missing_ok=True)
+            kind = NoSpace if error.errno in _NO_ROOM else StorageError
+            raise kind(f"can't store the blob: {error.strerror}") from error
+        self._let_go()
+        if self._pool is None:
+            segment.close()
+        else:
+            self._pool.keep(self._blob_id, segment)
         return self._blob_id
 
     def discard(self) -> None:
         """Unlinks the partial file."""
         if self._open:
-            self._release()
+            self._let_go()
+            self._segment.close()
             self._partial.unlink(missing_ok=True)
 
-    def _release(self) -> None:
+    def _let_go(self) -> None:
         self._open = False
-        self._view.release()
-        # A view that somebody still holds keeps the mapping; the file goes all the same.
+        # An array that somebody still holds keeps the mapping; the file goes all the same.
         with contextlib.suppress(BufferError):
-            self._map.close()
-        os.close(self._fd)
+            self._view.release()
+
+    def _allocate(self, start: int, length: int) -> None:
+        try:
+            os.posix_fallocate(self._segment.fd, start, length)
+        except OSError as error:
+            if error.errno not in _NO_ROOM or not self._make_room():
+                raise
+            os.posix_fallocate(self._segment.fd, start, length)
+
+    def _make_room(self) -> bool:
+        return self._pool is not None and self._pool.drop_spares()
+
+
+class SegmentReader:
+    """A reader of a segment that is mapped anyway."""
+
+    def __init__(self, blob_id: str, segment: Segment, pool: SegmentPool) -> None:
+        self._blob_id = blob_id
+        self._segment = segment
+        self._pool = pool
+        self._open = True
+        self._view = memoryview(segment.map).toreadonly()
+
+    @property
+    def view(self) -> memoryview:
+        """All bytes, read-only."""
+        return self._view
+
+    def close(self) -> None:
+        """Gives the segment back; a slice of the view that is still in use keeps its bytes."""
+        if self._open:
+            self._open = False
+            with contextlib.suppress(BufferError):
+                self._view.release()
+            self._pool.release(self._blob_id, self._segment)
 
 
 class DiskBlobReader:
@@ -192,9 +266,14 @@ class DiskBlobReader:
 
     def close(self) -> None:
         """Unmaps, unless a slice of the view is still in use."""
-        self._view.release()
         with contextlib.suppress(BufferError):
+            self._view.release()
             self._map.close()
+
+
+def _free(fd: int) -> int:
+    room = os.fstatvfs(fd)
+    return room.f_bavail * room.f_frsize
 
 
 def _sync_directory(path: Path) -> None:

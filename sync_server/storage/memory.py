@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from sync_server.domain.runs import Run
 from sync_server.storage.base import Batch, StorageError, StoredRun
@@ -28,7 +29,7 @@ class MemoryStateStore:
                 generations=run.workers.generations(),
                 versions=run.versions.all(),
                 progress=run.progress.all(),
-                config=run.config,
+                config=deepcopy(run.config),
             )
             for run in self._runs.values()
         ]

@@ -28,34 +28,7 @@ from sync_server.domain.runs import (
 from sync_server.domain.versions import Pin, Pusher, Version
 from sync_server.domain.workers import Applied, Role, State, Worker
 from sync_server.storage.base import Batch, StorageError, StoredRun
-
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE runs (
-  run_id TEXT PRIMARY KEY, created_at REAL NOT NULL, revision INTEGER NOT NULL,
-  current INTEGER, superseded_max INTEGER) STRICT;
-CREATE TABLE generations (
-  run_id TEXT NOT NULL, worker_id TEXT NOT NULL, generation INTEGER NOT NULL,
-  PRIMARY KEY (run_id, worker_id)) STRICT;
-CREATE TABLE workers (
-  run_id TEXT NOT NULL, worker_id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL,
-  generation INTEGER NOT NULL, lease_seconds REAL NOT NULL, registered_at REAL NOT NULL,
-  state_changed_at REAL NOT NULL, applied_version INTEGER, applied_digest TEXT,
-  applied_at REAL, applied_verified INTEGER, PRIMARY KEY (run_id, worker_id)) STRICT;
-CREATE TABLE versions (
-  run_id TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
-  size_bytes INTEGER NOT NULL, tensor_count INTEGER NOT NULL, blob_id TEXT NOT NULL,
-  tensor_digests BLOB NOT NULL, pushed_by TEXT NOT NULL, pushed_generation INTEGER NOT NULL,
-  committed_at REAL NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (run_id, number)) STRICT;
-CREATE TABLE progress (
-  run_id TEXT NOT NULL, record_id TEXT NOT NULL, payload BLOB NOT NULL, etag TEXT NOT NULL,
-  saved_at REAL NOT NULL, PRIMARY KEY (run_id, record_id)) STRICT;
-CREATE TABLE configs (run_id TEXT PRIMARY KEY, config TEXT NOT NULL) STRICT;
-CREATE TABLE pins (
-  run_id TEXT NOT NULL, number INTEGER NOT NULL, owner TEXT NOT NULL, expires_at REAL,
-  PRIMARY KEY (run_id, number, owner)) STRICT;
-"""
+from sync_server.storage.sqlite_file import open_database
 
 
 class SqliteStateStore:
@@ -66,28 +39,7 @@ class SqliteStateStore:
 
         read_only: only `load`, of a file that exists, also while a server uses it.
         """
-        try:
-            # Autocommit: transactions are begun and ended by hand, in `apply`.
-            self._db = sqlite3.connect(
-                _read_only_uri(path) if read_only else path,
-                isolation_level=None,
-                check_same_thread=False,
-                uri=read_only,
-            )
-            if not read_only:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-            (found,) = self._db.execute("PRAGMA user_version").fetchone()
-            if found == 0 and not read_only:
-                self._db.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-                )
-        except sqlite3.Error as error:
-            raise StorageError(f"can't open the state database {path}: {error}") from error
-        if found != SCHEMA_VERSION and (found or read_only):
-            raise StorageError(
-                f"the state database {path} has schema {found}, this release knows {SCHEMA_VERSION}"
-            )
+        self._db = open_database(path, read_only=read_only)
 
     def load(self) -> list[StoredRun]:
         """Everything that was acknowledged."""
@@ -117,9 +69,11 @@ class SqliteStateStore:
                         )
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite ends it by itself where the disk is full
+                    self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        # Besides SQLite's own: an integer beyond 64 bits, and text that is not Unicode.
+        except (sqlite3.Error, OverflowError, ValueError) as error:
             raise StorageError(f"can't write the state database: {error}") from error
 
     def close(self) -> None:
@@ -282,13 +236,6 @@ class SqliteStateStore:
             progress,
             None if config is None else json.loads(config[0]),
         )
-
-
-def _read_only_uri(path: Path) -> str:
-    # Without a log nobody has the file open: then nothing need be written beside it either, which
-    # the directory may not allow.
-    untouched = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
-    return f"{path.absolute().as_uri()}?mode=ro{untouched}"
 
 
 def _worker(

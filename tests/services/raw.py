@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
@@ -34,10 +35,19 @@ class Refusal:
 
 
 def refusal(error: grpc.RpcError) -> Refusal:
-    """What an error says, read with googleapis' own messages. Reason "" where there is none."""
+    """What an error of the blocking stubs says."""
     assert isinstance(error, grpc.Call)
-    code, text = error.code(), error.details() or ""
-    for key, value in error.trailing_metadata() or ():
+    return _read(error.code(), error.details() or "", error.trailing_metadata() or ())
+
+
+def aio_refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    """What an error of the asynchronous stubs says."""
+    return _read(error.code(), error.details() or "", error.trailing_metadata() or ())
+
+
+def _read(code: grpc.StatusCode, text: str, trailers: Iterable[tuple[str, Any]]) -> Refusal:
+    """Read with googleapis' own messages. Reason "" where there is none."""
+    for key, value in trailers:
         if key != "grpc-status-details-bin":
             continue
         assert isinstance(value, bytes)
