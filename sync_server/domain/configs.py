@@ -24,7 +24,7 @@ _SECRET = re.compile(
 )
 _TOKEN = re.compile(r"tokens?$", re.IGNORECASE)
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_URL_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s:]*:[^/@\s]+@", re.IGNORECASE)
+_URL_WITH_PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 _PLAIN_NAME = re.compile(r"[^.\[\]\"]+")
 _SEALED = "sealed:"
 

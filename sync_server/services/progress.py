@@ -65,9 +65,7 @@ def _payload(record_id: str, progress: pb.Progress) -> bytes:
     if kind is None:
         raise InvalidArgument("a trainer, explorer or stage record is expected", field="progress")
     if record_id in _KINDS and kind != record_id:
-        raise InvalidArgument(
-            f"progress {record_id!r} holds no {kind} record", field="progress"
-        )
+        raise InvalidArgument(f"progress {record_id!r} holds no {kind} record", field="progress")
     bare = pb.Progress()
     bare.CopyFrom(progress)
     for field in ("name", "etag", "update_time"):

@@ -89,7 +89,7 @@ def test_a_watch_goes_on_and_gives_each_revision_once(
     found = []
     for event in events:
         found.append(event)
-        latest = event.version or (event.snapshot and event.snapshot.latest)
+        latest = event.snapshot.latest if event.snapshot is not None else event.version
         if latest is not None and latest.version == 3:
             break
     revisions = [event.revision for event in found]

@@ -185,6 +185,12 @@ def test_a_url_with_a_password_is_secret_under_any_key(url: str, sealed: bool) -
     assert ("hunter2" in str(found)) is False
 
 
+@pytest.mark.parametrize("text", ["a", "://", "://a:", ":", "@"])
+def test_a_long_prompt_costs_no_more_than_its_length(text: str) -> None:
+    config: Any = {"prompt": text * 300_000}
+    assert seal("r", config) == config  # a quadratic search would take an hour
+
+
 SECRETS = st.text("xyz", min_size=6, max_size=6).map("hunter-".__add__)
 
 

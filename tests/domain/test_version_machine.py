@@ -265,4 +265,4 @@ class VersionsMachine(RuleBasedStateMachine):
 
 
 TestVersionsMachine = VersionsMachine.TestCase
-TestVersionsMachine.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+TestVersionsMachine.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

@@ -280,4 +280,4 @@ class WorkersMachine(RuleBasedStateMachine):
 
 
 TestWorkersMachine = WorkersMachine.TestCase
-TestWorkersMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestWorkersMachine.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

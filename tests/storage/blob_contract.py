@@ -142,6 +142,25 @@ class BlobStoreContract(ABC):
             assert bytes(reader.view) == content
             reader.close()
 
+    @pytest.mark.parametrize("held", ["the reader", "a slice", "an array"])
+    def test_what_is_still_read_is_never_written_again(self, store: BlobStore, held: str) -> None:
+        """A store that uses the memory of a deleted blob again must be sure that it is free."""
+        content = bytes(range(256)) * 64
+        blob_id = put(store, content)
+        reader = store.open(blob_id)
+        view = reader.view if held == "the reader" else reader.view[100:9000]
+        seen = np.frombuffer(view, np.uint8) if held == "an array" else view
+        before = bytes(seen)
+        if held != "the reader":
+            del view
+            reader.close()
+        store.delete(blob_id)
+        for fresh in (b"\x11", b"\x22", b"\x33"):
+            new = put(store, fresh * len(content))
+            assert get(store, new) == fresh * len(content)
+            store.delete(new)
+            assert bytes(seen) == before
+
     def test_what_is_discarded_leaves_nothing(self, store: BlobStore) -> None:
         writer = store.create("run", 5, 100)
         fill(writer, b"x" * 100)

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from sync_server.domain.configs import Value
 from sync_server.domain.leases import Lease
+from sync_server.domain.progress import Progress
 from sync_server.domain.runs import (
     Change,
+    ConfigSet,
     NothingNew,
+    ProgressSaved,
     Run,
     RunCreated,
     VersionChanged,
@@ -158,6 +162,31 @@ class StateStoreContract(ABC):
         run = self.restored(store)
         assert run.workers.generations() == {"w": 5}
         assert run.workers.register("w", Role.EXPLORER, None, NOW).generation == 6
+
+    def test_progress_is_replaced_whole(self, store: StateStore) -> None:
+        first = Progress("trainer", b"\x00\xff" * 1000, "1", WALL)
+        other = Progress("stage ünï", b"", "2", WALL + 0.5)
+        store.apply([batch(RunCreated(), ProgressSaved(first), ProgressSaved(other))])
+        second = Progress("trainer", b"new", "3", WALL + 1)
+        store.apply([batch(ProgressSaved(second), after=3)])
+        found = sorted(self.only_run(store).progress, key=lambda record: record.etag)
+        assert found == [other, second]
+
+    def test_the_configuration_comes_back_as_it_was(self, store: StateStore) -> None:
+        store.apply([batch(RunCreated())])
+        assert self.only_run(store).config is None
+        config: dict[str, Value] = {
+            "lr": 1e-6,
+            "steps": 2**40,
+            "name": "ünï 評価",
+            "flags": [True, False, None, {"deep": {}}],
+        }
+        store.apply([batch(ConfigSet("t", config), after=1)])
+        stored = self.only_run(store).config
+        assert stored == config
+        assert isinstance(stored, dict)
+        stored["lr"] = 1.0
+        assert self.only_run(store).config == config
 
     def test_the_revision_is_that_of_the_last_event(self, store: StateStore) -> None:
         store.apply([batch(RunCreated())])

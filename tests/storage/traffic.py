@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from sync_server.domain import commands
+from sync_server.domain.configs import Value
 from sync_server.domain.errors import DomainError
 from sync_server.domain.leases import Instant, grant
 from sync_server.domain.runs import Change, Event, Run, RunCreated, WorkerChanged
@@ -35,7 +36,7 @@ KINDS = ("register", "state", "report", "leave", "expire", "push", "push", "push
 steps = st.lists(
     st.builds(
         Step,
-        kind=st.sampled_from([*KINDS, "delete", "lose", "nothing new"]),
+        kind=st.sampled_from([*KINDS, "delete", "lose", "nothing new", "progress", "config"]),
         who=st.sampled_from(["t", "t", "explorer 0", "探索者", "O'Brien"]),
         number=st.integers(0, 6) | st.just(2**63 - 1),
         digest=st.sampled_from("ab"),
@@ -88,6 +89,8 @@ class History:
         assert theirs.versions.all() == mine.versions.all()
         assert theirs.versions.latest() == mine.versions.latest()
         assert theirs.versions.superseded_max == mine.versions.superseded_max
+        assert theirs.progress.all() == mine.progress.all()
+        assert theirs.config == mine.config
         assert (theirs.run_id, theirs.created_at) == (mine.run_id, mine.created_at)
         return True
 
@@ -143,6 +146,23 @@ class History:
             case "lose":
                 blob_id = run.versions.get(step.number).blob_id
                 return commands.lose_blob(run, now, number=step.number, blob_id=blob_id)[0]
+            case "progress":
+                return commands.save_progress(
+                    run,
+                    now,
+                    writer=Pusher(),
+                    record_id=who,
+                    payload=bytes([step.number % 256, 0, 255]) * step.number.bit_length(),
+                    etag="",
+                )[0]
+            case "config":
+                config: dict[str, Value] = {
+                    "number": step.number,
+                    "deep": [{"digest": step.digest}, None, 0.1, True],
+                }
+                return commands.check_config(
+                    run, now, worker_id=who, config=config, accept_changes=True
+                )[0]
             case _:
                 return commands.nothing_new(run, now, pusher=pusher)[0]
 

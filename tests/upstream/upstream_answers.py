@@ -8,6 +8,7 @@ and notes what was called.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import inspect
 import json
@@ -58,6 +59,7 @@ def synchronizer(trainer_state: str = "running", requiring: int = 0) -> Handle:
     return Handle(actor)
 
 
+@functools.cache
 def settings(style: str, method: str, interval: int, override: int | None, offset: int) -> Any:
     """The `synchronizer` section after upstream's validator filled in what was not set."""
     section = config.SynchronizerConfig(
