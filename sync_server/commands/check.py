@@ -87,8 +87,10 @@ def check(config_file: Path | None, run: str | None, as_json: bool, **arguments:
     else:
         _print(findings)
     if bad:
+        all_missing = all(finding.state == MISSING for finding in findings)
         raise click.ClickException(
             f"{len(bad)} of {len(findings)} stored versions in {blobs} are damaged or missing"
+            + ("; is that the --blob-dir of the server?" if all_missing else "")
         )
 
 

@@ -129,5 +129,7 @@ def test_what_is_no_servers_directory(stored: Stored, tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.sqlite3*")) == []
     (tmp_path / "state.sqlite3").write_text("no database, but long enough to be looked at" * 100)
     weightsync("check", "--data-dir", tmp_path).failed(1, "state.sqlite3", "not a database")
+    where = ("--data-dir", stored.data_dir, "--blob-dir", tmp_path / "elsewhere")
+    weightsync("check", *where).failed(1, "2 of 2", "--blob-dir")
     stored.check("--run", "elsewhere").failed(1, "'elsewhere'")
     assert stored.check("--run", "default").code == 0

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,10 +22,10 @@ _READ_BYTES = 64 << 10
 
 @dataclass
 class Way:
-    """One direction of all connections. Every count is in bytes since the last `arm`."""
+    """One direction of all connections. Counts are in bytes since `arm`, or since the last cut."""
 
     passed: int = 0
-    cut_at: int | None = None
+    cut_after: list[int] = field(default_factory=list)
     flip_at: int | None = None
     flip_in: bytes = b""
     drip_bytes: int = _READ_BYTES
@@ -53,17 +53,17 @@ class FaultProxy:
         self,
         direction: Direction,
         *,
-        cut_at: int | None = None,
+        cut_after: Iterable[int] = (),
         flip_at: int | None = None,
         flip_in: bytes = b"",
         drip_bytes: int = _READ_BYTES,
         delay: float = 0.0,
     ) -> Way:
-        """From now on, in that direction: end all connections after `cut_at` bytes, flip a bit of
-        byte `flip_at`, or of every `flip_in` that is seen, pass at most `drip_bytes` at a time,
-        `delay` seconds apart.
+        """From now on, in that direction: end all connections after so many bytes, and again after
+        the next number of them; flip a bit of byte `flip_at`, or in each piece of the stream that
+        has `flip_in`; pass at most `drip_bytes` at a time, `delay` seconds apart.
         """
-        way = Way(0, cut_at, flip_at, flip_in, drip_bytes, delay)
+        way = Way(0, list(cut_after), flip_at, flip_in, drip_bytes, delay)
         setattr(self, direction, way)
         return way
 
@@ -144,9 +144,9 @@ class FaultProxy:
                 await self._open.wait()
                 data = self._flipped(way, data)
                 end = way.passed + len(data)
-                if way.cut_at is not None and end >= way.cut_at:
-                    writer.write(data[: way.cut_at - way.passed])
-                    way.cut_at = None
+                if way.cut_after and end >= way.cut_after[0]:
+                    writer.write(data[: way.cut_after.pop(0) - way.passed])
+                    way.passed = 0
                     way.cuts += 1
                     self._cut()
                     return
