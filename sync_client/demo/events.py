@@ -15,11 +15,13 @@ from dataclasses import dataclass
 class Pushed:
     """The trainer has pushed `version`, which took from `started` to `ended`. `size` in bytes.
 
+    `visible`: when the server let the explorers have it, which is before the trainer heard of it.
     `samples`: how many the step learned from.
     """
 
     who: str
     started: float
+    visible: float
     ended: float
     version: int
     size: int

@@ -85,7 +85,7 @@ def _draw_zoom(axes: Axes, whole: Axes, story: Story, summary: Summary) -> None:
     middle = len(story.pushes) // 2
     pushes = story.pushes[max(0, middle - _ZOOM_VERSIONS // 2) :][:_ZOOM_VERSIONS]
     _steps(axes, story, width=1.8, marker="o")
-    left, right = pushes[0].ended - story.start, pushes[-1].ended - story.start
+    left, right = pushes[0].visible - story.start, pushes[-1].visible - story.start
     margin = 0.03 * (right - left) or 0.1
     axes.set_xlim(left - margin, right + margin)
     axes.set_ylim(pushes[0].version - 1.6, pushes[-1].version + 0.6)
@@ -107,7 +107,7 @@ def _steps(axes: Axes, story: Story, width: float = 1.3, marker: str = "") -> No
         "marker": marker,
         "markersize": 4,
     }
-    pushed = [(push.ended - story.start, push.version) for push in story.pushes]
+    pushed = [(push.visible - story.start, push.version) for push in story.pushes]
     axes.step(*zip(*pushed, strict=True), color=_TRAINER, label="trainer", **style)
     for index, name in enumerate(story.explorers):
         loaded = [(pull.ended - story.start, pull.version) for pull in story.pulls[name]]

@@ -109,12 +109,11 @@ class Story:
 
     def lags(self, name: str) -> list[tuple[float, int]]:
         """(time, versions behind the newest) of each batch that was sampled with pulled weights."""
-        ends = [push.ended for push in self.pushes]
+        visible = [push.visible for push in self.pushes]
         found = []
         for act in self.acts[name]:
             if act.version is not None:
-                # The push may have been seen here before the trainer knew that it was done.
-                newest = self.pushes[max(0, bisect_right(ends, act.ended) - 1)].version
+                newest = self.pushes[max(0, bisect_right(visible, act.ended) - 1)].version
                 found.append((act.ended, max(0, newest - act.version)))
         return found
 

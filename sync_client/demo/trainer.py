@@ -49,7 +49,10 @@ def _take(spool: Spool, least: int) -> Sequence[Batch]:
 def _push(trainer: Worker, model: torch.nn.Module, version: int, samples: int) -> None:
     started = time.monotonic()
     info = trainer.push(model.state_dict(), version)
-    events.send(events.Pushed(NAME, started, time.monotonic(), version, info.size, samples))
+    ended = time.monotonic()
+    # From the server's clock; one of another machine may be off.
+    visible = min(max(ended - (time.time() - info.commit_time), started), ended)
+    events.send(events.Pushed(NAME, started, visible, ended, version, info.size, samples))
 
 
 if __name__ == "__main__":

@@ -232,12 +232,12 @@ def test_what_is_missing_is_named_with_the_extra(module: str) -> None:
 def test_the_story_counts_what_happened() -> None:
     story = Story(["a", "b"])
     events: list[Event] = [
-        Pushed("trainer", 10.0, 10.1, version=0, size=1_000_000, samples=0),
+        Pushed("trainer", 10.0, 10.08, 10.1, version=0, size=1_000_000, samples=0),
         Pulled("a", 10.2, version=0, size=1_000_000, seconds=0.05, same=True, verified=True),
         Acted("a", 10.3, version=0, reward=0.1, text=""),
         Acted("b", 10.3, version=None, reward=0.0, text=""),
-        Pushed("trainer", 10.4, 10.5, version=1, size=1_000_000, samples=64),
-        Pushed("trainer", 10.6, 10.7, version=2, size=1_000_000, samples=64),
+        Pushed("trainer", 10.4, 10.48, 10.5, version=1, size=1_000_000, samples=64),
+        Pushed("trainer", 10.6, 10.68, 10.7, version=2, size=1_000_000, samples=64),
         Acted("a", 10.8, version=0, reward=0.1, text=""),
         Pulled("a", 10.9, version=2, size=1_000_000, seconds=0.1, same=True, verified=False),
         *(Acted("a", 11.0 + i, version=2, reward=0.9, text="") for i in range(3)),
