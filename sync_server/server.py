@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc.aio
 import structlog
@@ -20,8 +20,10 @@ from grpc_reflection.v1alpha import reflection
 from sync_server.catalog import Catalog
 from sync_server.config import ServerSettings, split_address
 from sync_server.coordinator import Coordinator
+from sync_server.domain.errors import DomainError
 from sync_server.domain.leases import Instant
 from sync_server.journal import Journal
+from sync_server.reconcile import reconcile
 from sync_server.services.health import HealthServicer
 from sync_server.services.progress import ProgressServicer
 from sync_server.services.runs import RunServicer
@@ -31,6 +33,7 @@ from sync_server.services.workers import WorkerServicer
 from sync_server.storage.base import StateStore, StorageError
 from sync_server.storage.disk import DiskBlobStore
 from sync_server.storage.memory import MemoryStateStore
+from sync_server.storage.ownership import claim, lock
 from sync_server.uploads import Uploads
 from weightsync.v1 import (
     progress_pb2,
@@ -101,22 +104,22 @@ class Server:
         self._settings = settings
         self._clock = clock
         self._grpc: grpc.aio.Server | None = None
+        self._data_lock: IO[bytes] | None = None
 
     async def start(self) -> Endpoints:
         """Restores the state and serves. Raises StartError."""
         settings = self._settings
         try:
             self._blobs = DiskBlobStore(settings.blobs)
-            self._coordinator = Coordinator(Journal(_open_state(settings)), self._clock)
+            if settings.state_store != "memory":
+                self._data_lock = lock(settings.data_dir)
+            state = _open_state(settings)
+            claim(settings.blobs, state.identity())
+            self._coordinator = Coordinator(Journal(state), self._clock)
             await self._coordinator.start()
-        except StorageError as error:
+            await reconcile(self._coordinator, self._blobs)
+        except (StorageError, DomainError) as error:
             raise StartError(str(error)) from error
-        kept = {
-            version.blob_id for run in self._coordinator.runs() for version in run.versions.all()
-        }
-        swept = await asyncio.to_thread(self._blobs.sweep, kept)
-        if swept:
-            _log.info("forgot unfinished and orphaned blobs", count=len(swept))
         self._health = HealthServicer(self._coordinator)
         self._catalog = Catalog(self._blobs)
         self._coordinator.observe(self._catalog.on_event)
@@ -148,6 +151,8 @@ class Server:
         await self._catalog.close()
         await self._coordinator.close()
         await asyncio.to_thread(self._blobs.close)
+        if self._data_lock is not None:
+            self._data_lock.close()
         _log.info("stopped")
 
     def _build(self) -> grpc.aio.Server:
@@ -243,10 +248,4 @@ def _open_state(settings: ServerSettings) -> StateStore:
         return MemoryStateStore()
     from sync_server.storage.sqlite import SqliteStateStore
 
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"can't write the data directory {settings.data_dir}: {error.strerror}"
-        ) from error
     return SqliteStateStore(settings.data_dir / "state.sqlite3")

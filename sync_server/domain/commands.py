@@ -24,7 +24,7 @@ from sync_server.domain.runs import (
     WorkerRemoved,
     removal,
 )
-from sync_server.domain.versions import Admission, Cause, Pusher, Version
+from sync_server.domain.versions import Admission, Cause, Pusher, Version, check_number
 from sync_server.domain.workers import Applied, Role, State, Worker
 
 
@@ -76,10 +76,14 @@ def deregister(
 def report_applied(
     run: Run, now: Instant, *, worker_id: str, generation: int, version: int, digest: str
 ) -> tuple[list[Change], Worker]:
-    """An explorer says what it has loaded; verified if that is the version, byte for byte."""
+    """An explorer says what it has loaded; verified if that is the version, byte for byte.
+
+    A version that was retired while it was being loaded counts: its digest is remembered.
+    """
+    check_number(version)
     worker = run.workers.authorize(worker_id, generation, now)
-    known = {candidate.number: candidate.digest for candidate in run.versions.all()}
-    applied = Applied(version, digest, now.wall, verified=known.get(version) == digest)
+    verified = run.versions.digest_of(version) == digest
+    applied = Applied(version, digest, now.wall, verified=verified)
     worker = replace(worker, applied=applied)
     return [WorkerChanged(worker)], worker
 

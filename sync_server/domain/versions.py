@@ -89,7 +89,7 @@ class VersionBook:
 
     def __init__(self) -> None:
         self._active: dict[int, Version] = {}
-        self._retired: dict[int, Cause] = {}
+        self._retired: dict[int, tuple[Cause, str]] = {}  # why, and the digest
         self.current: int | None = None
         # The highest number of which explorers may hold bytes that are no longer the run's.
         self.superseded_max: int | None = None
@@ -110,14 +110,21 @@ class VersionBook:
         if version is not None:
             return version
         latest = "there is none yet" if self.current is None else f"the newest is {self.current}"
-        cause = self._retired.get(number)
-        if cause is not None:
+        if number in self._retired:
+            cause, _ = self._retired[number]
             raise VersionRetired(
                 f"version {number} was retired ({cause.value}); {latest}",
                 version=number,
                 cause=cause.value,
             )
         raise VersionNotFound(f"no version {number}; {latest}", version=number)
+
+    def digest_of(self, number: int) -> str | None:
+        """The digest of a version that can be pulled, or could until lately; None: unknown."""
+        version = self._active.get(number)
+        if version is not None:
+            return version.digest
+        return self._retired[number][1] if number in self._retired else None
 
     # --- deciding
 
@@ -227,7 +234,7 @@ class VersionBook:
         if version is None or version.blob_id != blob_id:
             return
         del self._active[number]
-        self._retired[number] = cause
+        self._retired[number] = (cause, version.digest)
         if self.current == number:
             self.current, self.superseded_max = self.pointers_at(None)
         while len(self._retired) > _REMEMBERED_RETIRED:

@@ -75,6 +75,9 @@ class Batch:
 class StateStore(Protocol):
     """Keeps runs, workers, versions and revisions."""
 
+    def identity(self) -> str:
+        """What tells this store from another one; see `ownership`. Raises StorageError."""
+
     def load(self) -> list[StoredRun]:
         """Everything that was acknowledged. Raises StorageError."""
 

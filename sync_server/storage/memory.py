@@ -16,6 +16,10 @@ class MemoryStateStore:
         self._runs: dict[str, Run] = {}
         self._closed = False
 
+    def identity(self) -> str:
+        """The same for all: what one of them left behind, nobody misses."""
+        return "memory"
+
     def load(self) -> list[StoredRun]:
         """Everything that was applied to this object."""
         return [

@@ -41,6 +41,14 @@ class SqliteStateStore:
         """
         self._db = open_database(path, read_only=read_only)
 
+    def identity(self) -> str:
+        """Made with the file."""
+        try:
+            (identity,) = self._db.execute("SELECT id FROM identity").fetchone()
+        except sqlite3.Error as error:
+            raise StorageError(f"can't read the state database: {error}") from error
+        return str(identity)
+
     def load(self) -> list[StoredRun]:
         """Everything that was acknowledged."""
         try:

@@ -29,6 +29,8 @@ CREATE TABLE versions (
 CREATE TABLE progress (
   run_id TEXT NOT NULL, record_id TEXT NOT NULL, payload BLOB NOT NULL, etag TEXT NOT NULL,
   saved_at REAL NOT NULL, PRIMARY KEY (run_id, record_id)) STRICT;
+CREATE TABLE identity (id TEXT NOT NULL) STRICT;
+INSERT INTO identity VALUES (lower(hex(randomblob(16))));
 CREATE TABLE configs (run_id TEXT PRIMARY KEY, config TEXT NOT NULL) STRICT;
 CREATE TABLE pins (
   run_id TEXT NOT NULL, number INTEGER NOT NULL, owner TEXT NOT NULL, expires_at REAL,

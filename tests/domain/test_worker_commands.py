@@ -51,6 +51,23 @@ def test_a_report_is_verified_only_by_the_digest_of_that_version() -> None:
         assert run.workers.get("e") == worker
 
 
+def test_a_report_of_a_version_that_was_just_retired_is_verified_all_the_same() -> None:
+    run = run_with(3, 5, 7, keep=1)  # 3 and 5 were retired while the explorer loaded them
+    join(run, "e")
+    for digest, verified in (("a", True), ("b", False)):
+        _, worker = drive(
+            run,
+            at(2),
+            commands.report_applied,
+            worker_id="e",
+            generation=1,
+            version=5,
+            digest=digest,
+        )
+        assert worker.applied is not None
+        assert worker.applied.verified is verified
+
+
 LEAVES: list[tuple[str, Callable[[Run], object], int, float, list[type] | type[DomainError]]] = [
     ("live", lambda run: None, 1, 1.0, [WorkerRemoved]),
     ("unknown", lambda run: run.workers.remove("e"), 1, 1.0, []),

@@ -36,6 +36,10 @@ class GatedStore:
         """Lets everything through."""
         self._gate.set()
 
+    def identity(self) -> str:
+        """That of the store in the back."""
+        return self.inner.identity()
+
     def load(self) -> list[StoredRun]:
         """What was let through."""
         return self.inner.load()
