@@ -57,7 +57,7 @@ format: $(VENV_STAMP) ## rewrite Python and proto files the way lint wants them
 	@.venv/bin/buf format --write
 
 histories: $(VENV_STAMP) ## 10,000 random histories and 100,000 races on the real server (an hour)
-	@WEIGHTSYNC_HISTORIES=10000 WEIGHTSYNC_RACES=100000 .venv/bin/python -m pytest tests/histories -s $(ARGS)
+	@WEIGHTSYNC_HISTORIES=10000 WEIGHTSYNC_RACES=100000 .venv/bin/python -m pytest tests/histories $(ARGS)
 
 bench: $(VENV_STAMP) ## run the benchmarks
 	@.venv/bin/python -m benchmarks $(ARGS)

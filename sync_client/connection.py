@@ -29,9 +29,11 @@ _MAX_DELAY = 2.0
 _MAX_MESSAGE = 64 << 20  # a run with very many workers, not weights: those come in chunks
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    # A half-open link is noticed within 15 s instead of at the end of the long poll.
+    # A half-open link is noticed within 15 s instead of at the end of the long poll, and a silent
+    # one, whose packets somebody still acknowledges, within 20 s: gRPC alone takes 70.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),

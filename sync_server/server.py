@@ -78,6 +78,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A client whose host vanished is noticed within 30 s, and its upload and waits with it.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
 )
 
 

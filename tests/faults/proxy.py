@@ -128,6 +128,8 @@ class FaultProxy:
             await asyncio.gather(
                 self._pump(reader, far_writer, "up"), self._pump(far_reader, writer, "down")
             )
+        except asyncio.CancelledError:
+            pass  # the end of the proxy; asyncio.streams would log it as an error
         finally:
             for one in (writer, far_writer):
                 self._writers.discard(one)

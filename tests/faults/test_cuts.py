@@ -204,7 +204,7 @@ def test_a_link_that_falls_silent_for_good_is_noticed(
         proxy.hush()
         started = time.monotonic()
         watching = threads.submit(next, events)
-        # Pings go out every 10 s and are answered within 5 s, or the link is dead.
-        assert isinstance(watching.exception(timeout=40), errors.ServerUnavailable)
-        assert time.monotonic() - started < 30
+        # Pings go out every 10 s and are answered within 10 s, or the link is dead.
+        assert isinstance(watching.exception(timeout=60), errors.ServerUnavailable)
+        assert time.monotonic() - started < 40
         proxy.speak()
