@@ -42,6 +42,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    # A chunk comes in one frame instead of 64: less work in putting it together.
+    ("grpc.http2.max_frame_size", 4 << 20),
 )
 
 # grpc.aio says this where a server refuses a stream while a message is being sent (a race of its

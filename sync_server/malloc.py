@@ -12,6 +12,7 @@ import ctypes
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def keep_big_blocks() -> bool:
@@ -26,6 +27,9 @@ def keep_big_blocks() -> bool:
         (_M_MMAP_THRESHOLD, 1 << 30),
         (_M_TRIM_THRESHOLD, 2**31 - 1),
         (_M_TOP_PAD, 64 << 20),
+        # What one of gRPC's threads allocates another one frees. With an arena a thread the free
+        # blocks gather in the wrong ones, and the process grows.
+        (_M_ARENA_MAX, 1),
     )
     results = [bool(mallopt(option, value)) for option, value in settings]
     return all(results)

@@ -1,0 +1,167 @@
+"""Bits that flip on the way: what is damaged is refused, fetched again, and never applied.
+
+TCP's checksum lets one damaged packet in 65,536 through, and broken memory in a switch damages
+many; so this happens in a large cluster.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from sync_client import SyncClient, errors
+from sync_client.tensors import state_dict_digest
+from tests.faults.proxy import FaultProxy
+from tests.servers import ServerProcess
+from tests.until import until
+
+MARK = b"<weights go here>"  # so that the proxy finds tensors among the frames
+SIZE = 4 << 20
+
+
+def marked(offset: int) -> torch.Tensor:
+    """A tensor with the mark in it, once."""
+    tensor = torch.zeros(SIZE, dtype=torch.uint8)
+    tensor[offset : offset + len(MARK)] = torch.tensor(list(MARK), dtype=torch.uint8)
+    return tensor
+
+
+WEIGHTS = {
+    "first": torch.full((1 << 20,), 1.5),
+    "marked": marked(3 << 20),
+    "last": torch.arange(1 << 18),
+}
+DIGEST = state_dict_digest(WEIGHTS)
+
+
+class Once:
+    """A progress callback that ends the damage when the first transfer is through."""
+
+    def __init__(self, proxy: FaultProxy) -> None:
+        self._proxy = proxy
+        self._done = 0
+        self.attempts = 1
+
+    def __call__(self, done: int, total: int) -> None:
+        if done < self._done:
+            self.attempts += 1
+            self._proxy.calm()
+        self._done = done
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_a_damaged_pull_is_fetched_again(
+    into: bool, proxy: FaultProxy, far: SyncClient, client: SyncClient
+) -> None:
+    info = client.push(WEIGHTS, version=1)
+    way = proxy.arm("down", flip_in=MARK)
+    once = Once(proxy)
+    target = {name: torch.zeros_like(t) for name, t in WEIGHTS.items()} if into else None
+    pulled = far.pull(1, into=target, progress=once)
+    assert (way.flips, once.attempts) == (1, 2)
+    assert state_dict_digest(pulled.state_dict) == pulled.digest == DIGEST
+    assert pulled.wire_bytes == 2 * info.size  # what damage costs is not hidden
+
+
+def test_a_pull_that_is_damaged_every_time_is_refused(
+    proxy: FaultProxy, far: SyncClient, client: SyncClient, tmp_path: Path
+) -> None:
+    client.push(WEIGHTS, version=1)
+    way = proxy.arm("down", flip_in=MARK)
+    with pytest.raises(errors.DigestMismatch):
+        far.pull(1)
+    assert way.flips == 2
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"what was there before")
+    with pytest.raises(errors.DigestMismatch):
+        far.pull_file(file, 1)
+    assert file.read_bytes() == b"what was there before"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    # Tensors that are not hit can be had.
+    assert far.pull(1, names=["first", "last"]).state_dict["first"].equal(WEIGHTS["first"])
+
+
+def test_a_damaged_tensor_is_never_given_out_by_the_iterator(
+    proxy: FaultProxy, far: SyncClient, client: SyncClient
+) -> None:
+    client.push(WEIGHTS, version=1)
+    proxy.arm("down", flip_in=MARK)
+    given = {}
+    with pytest.raises(errors.DigestMismatch, match="marked"):
+        for name, tensor in far.iter_tensors(1):
+            given[name] = tensor
+    assert "marked" not in given
+    assert all(tensor.equal(WEIGHTS[name]) for name, tensor in given.items())
+    proxy.calm()
+    assert state_dict_digest(dict(far.iter_tensors(1))) == DIGEST
+
+
+def test_a_damaged_push_is_refused_and_leaves_nothing(
+    server: ServerProcess, proxy: FaultProxy, far: SyncClient, client: SyncClient
+) -> None:
+    client.push({"a": torch.ones(3)}, version=1)
+    before = (client.status(), client.versions())
+    way = proxy.arm("up", flip_in=MARK)
+    with pytest.raises(errors.DigestMismatch):
+        far.push(WEIGHTS, version=2)
+    assert way.flips >= 1
+    assert (client.status(), client.versions()) == before
+    until(lambda: sum(name.startswith(f"{client.run}/") for name in server.blobs()) == 1)
+    proxy.calm()
+    assert far.push(WEIGHTS, version=2).digest == DIGEST
+
+
+SMALL = {"a": torch.arange(30_000), "b": torch.ones(50, 40, dtype=torch.bfloat16)}
+SMALL_DIGEST = state_dict_digest(SMALL)
+# The handshake and the first frames are the most delicate; then anywhere.
+PLACES = [*range(0, 400, 13), *(random.Random(5).randrange(240_000) for _ in range(20))]
+
+
+def test_a_bit_anywhere_in_a_pull(proxy: FaultProxy, client: SyncClient) -> None:
+    client.push(SMALL, version=1)
+    hit = wrong = 0
+    for place in PLACES:
+        way = proxy.arm("down", flip_at=place)
+        into = {name: torch.zeros_like(tensor) for name, tensor in SMALL.items()}
+        with SyncClient(proxy.address, run=client.run, retry_for=2.0) as far:
+            try:
+                pulled = far.pull(1, into=into)
+            except errors.SyncError:
+                wrong += 1  # refused: nobody acts with these
+            else:
+                assert state_dict_digest(into) == SMALL_DIGEST, place
+                assert pulled.version == 1
+        hit += way.flips
+    assert hit > len(PLACES) * 0.9
+    assert wrong < len(PLACES) / 2
+    proxy.calm()
+    with SyncClient(proxy.address, run=client.run) as far:
+        assert far.pull(1).digest == SMALL_DIGEST
+
+
+def test_a_bit_anywhere_in_a_push(
+    server: ServerProcess, proxy: FaultProxy, client: SyncClient
+) -> None:
+    hit = 0
+    for number, place in enumerate(PLACES, start=1):
+        way = proxy.arm("up", flip_at=place)
+        with SyncClient(proxy.address, run=client.run, retry_for=2.0) as far:
+            try:
+                info = far.push(SMALL, version=number)
+            except errors.SyncError:
+                pass  # refused: then it is no version, or it is one and right
+            else:
+                assert info.digest == SMALL_DIGEST
+                assert info.version == number
+        hit += way.flips
+    assert hit > len(PLACES) * 0.9
+    proxy.calm()
+    client.push(SMALL, version=10**6)
+    # Whatever became a version, also under a damaged name, is whole and right.
+    for version in client.versions():
+        pulled = client.pull(version.version)
+        assert state_dict_digest(pulled.state_dict) == version.digest == SMALL_DIGEST
+    server.assert_no_faults()
