@@ -26,9 +26,10 @@ import torch
 
 from benchmarks import machine
 from benchmarks.ray_actor import RaySide
-from benchmarks.server import running_server
+from benchmarks.server import blob_directory, running_server
 from sync_client import SyncClient
 
+OURS, DURABLE = "weightsync in memory", "weightsync on disk"
 _FAN_OUT = (1, 4, 8)
 _SETTLE_SECONDS = 0.02  # for the waiters to be parked before the version is set
 _TIMEOUT = 60.0
@@ -37,9 +38,8 @@ _TIMEOUT = 60.0
 class OurSide:
     """A real server, and the blocking SDK as its users have it."""
 
-    name = "weightsync"
-
-    def __init__(self, address: str) -> None:
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
         self.address = address
         self._client = SyncClient(address)
         self._trainer = self._client.register("trainer")
@@ -183,8 +183,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ray", action="store_true", help="measure a Ray actor beside it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     options = parser.parse_args(arguments)
-    with running_server(None) as server:
-        sides: list[Any] = [OurSide(server.address)]
+    with (
+        running_server(blob_directory(1), state_store="memory") as memory,
+        running_server(None) as disk,
+    ):
+        # In memory alone, as Ray is; and with every version synced to the disk before it is seen.
+        sides: list[Any] = [OurSide(OURS, memory.address), OurSide(DURABLE, disk.address)]
         try:
             if options.ray:
                 sides.append(RaySide())
@@ -196,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, values in medians.items():
         print(name, json.dumps(values))
     if options.ray:
-        ours, ray = medians["weightsync"], medians["ray"]
+        ours, ray = medians[OURS], medians["ray"]
         better = {
             key: round(
                 ours[key] / ray[key] if key == "calls_per_second" else ray[key] / ours[key], 2

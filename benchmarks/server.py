@@ -74,7 +74,9 @@ def blob_directory(size_bytes: int) -> str | None:
 
 
 @contextmanager
-def running_server(blob_parent: str | None, keep_versions: int = 2) -> Iterator[ServerProcess]:
+def running_server(
+    blob_parent: str | None, keep_versions: int = 2, state_store: str = "sqlite"
+) -> Iterator[ServerProcess]:
     """Starts `python -m sync_server serve` with directories of its own; ends it by SIGTERM.
 
     Raises RuntimeError where it does not start or does not end well.
@@ -86,7 +88,7 @@ def running_server(blob_parent: str | None, keep_versions: int = 2) -> Iterator[
         ready = Path(data) / "ready.json"
         command = [sys.executable, "-m", "sync_server", "serve", "--listen", "127.0.0.1:0"]
         command += ["--data-dir", data, "--blob-dir", blobs, "--ready-file", str(ready)]
-        command += ["--keep-versions", str(keep_versions)]
+        command += ["--keep-versions", str(keep_versions), "--state-store", state_store]
         process = subprocess.Popen([*command, "--log-level", "warning"])
         try:
             until = time.monotonic() + _START_SECONDS

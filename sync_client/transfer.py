@@ -29,6 +29,7 @@ Progress = Callable[[int, int], object]
 _UPLOAD = "/weightsync.v1.WeightService/UploadWeights"
 _DOWNLOAD = "/weightsync.v1.WeightService/DownloadWeights"
 _PREFIX_BYTES = 8
+_SMALL_BYTES = 1 << 20
 
 
 class Source(Protocol):
@@ -76,7 +77,10 @@ async def upload(
     (DigestMismatch) and never become a version. Repeated while the server is out of reach.
     """
     header.size_bytes = source.layout.total_bytes
-    header.digest = await asyncio.get_running_loop().run_in_executor(None, source.digest)
+    if header.size_bytes <= _SMALL_BYTES:  # faster than the way to another thread
+        header.digest = source.digest()
+    else:
+        header.digest = await asyncio.get_running_loop().run_in_executor(None, source.digest)
 
     broken: list[Exception] = []
 

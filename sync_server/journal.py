@@ -71,7 +71,10 @@ class Journal:
             entries, self._entries = self._entries, []
             batches = [entry.batch for entry in entries]
             try:
-                await loop.run_in_executor(self._executor, self._store.apply, batches)
+                if self._store.in_memory:
+                    self._store.apply(batches)
+                else:
+                    await loop.run_in_executor(self._executor, self._store.apply, batches)
             except Exception as fault:  # noqa: BLE001 - whatever it is, the next write must go on
                 error = fault
                 if not isinstance(fault, StorageError):

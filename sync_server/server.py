@@ -18,11 +18,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sync_server.catalog import Catalog
-from sync_server.config import ServerSettings, split_address
+from sync_server.config import ServerSettings
 from sync_server.coordinator import Coordinator
 from sync_server.domain.errors import DomainError
 from sync_server.domain.leases import Instant
 from sync_server.journal import Journal
+from sync_server.listener import Listener, StartError
 from sync_server.reconcile import reconcile
 from sync_server.services.health import HealthServicer
 from sync_server.services.progress import ProgressServicer
@@ -88,10 +89,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-class StartError(Exception):
-    """The server can't start: one line that says what to change."""
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """Where the server serves, as `host:port`; None: that plane is not served."""
@@ -110,7 +107,7 @@ class Server:
         """`clock` takes the place of the real one in tests that let hours pass in a moment."""
         self._settings = settings
         self._clock = clock
-        self._grpc: grpc.aio.Server | None = None
+        self._listener: Listener | None = None
         self._data_lock: IO[bytes] | None = None
 
     async def start(self) -> Endpoints:
@@ -130,9 +127,16 @@ class Server:
         self._health = HealthServicer(self._coordinator)
         self._catalog = Catalog(self._blobs)
         self._coordinator.observe(self._catalog.on_event)
-        self._grpc = self._build()
-        endpoints = Endpoints(grpc=self._bind(self._grpc))
-        await self._grpc.start()
+        self._uploads = Uploads(
+            self._coordinator,
+            self._blobs,
+            self._catalog,
+            keep=settings.keep_versions,
+            max_uploads=settings.max_uploads,
+            max_header_bytes=settings.max_header_mib << 20,
+        )
+        self._listener = Listener(self._build, settings.listen)
+        endpoints = Endpoints(grpc=await self._listener.start())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info(
             "serving",
@@ -143,18 +147,24 @@ class Server:
         return endpoints
 
     @property
+    def failed(self) -> asyncio.Event:
+        """Set when a started server can't serve any more."""
+        assert self._listener is not None
+        return self._listener.failed
+
+    @property
     def coordinator(self) -> Coordinator:
         """The state of a started server."""
         return self._coordinator
 
     async def stop(self) -> None:
         """NOT_SERVING, then waiters are released, then calls end, then what is left is stored."""
-        assert self._grpc is not None
+        assert self._listener is not None
         _log.info("stopping")
         await self._health.enter_graceful_shutdown()
         # First the waits: `stop` would sit out the whole grace with them parked.
         self._coordinator.release_waiters()
-        await self._grpc.stop(self._settings.shutdown_grace)
+        await self._listener.stop(self._settings.shutdown_grace)
         await self._catalog.close()
         await self._coordinator.close()
         await asyncio.to_thread(self._blobs.close)
@@ -163,17 +173,9 @@ class Server:
         _log.info("stopped")
 
     def _build(self) -> grpc.aio.Server:
-        settings = self._settings
-        uploads = Uploads(
-            self._coordinator,
-            self._blobs,
-            self._catalog,
-            keep=settings.keep_versions,
-            max_uploads=settings.max_uploads,
-            max_header_bytes=settings.max_header_mib << 20,
-        )
+        """A server with all services. It may be asked for again: see `listener.py`."""
         weights = WeightServicer(
-            self._coordinator, uploads, self._catalog, keep=settings.keep_versions
+            self._coordinator, self._uploads, self._catalog, keep=self._settings.keep_versions
         )
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS)
         # The raw streams take the place of the generated handlers of the same methods: by coming
@@ -202,17 +204,6 @@ class Server:
         )
         return server
 
-    def _bind(self, server: grpc.aio.Server) -> str:
-        host, _ = split_address(self._settings.listen)
-        try:
-            port = server.add_insecure_port(self._settings.listen)
-        except RuntimeError as error:
-            raise StartError(
-                f"can't listen on {self._settings.listen}: the port is in use, "
-                "or the address is not of this machine"
-            ) from error
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
     async def _set_health(self, status: Any) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
@@ -229,9 +220,14 @@ async def serve(settings: ServerSettings, ready_file: Path | None) -> None:
     try:
         if ready_file is not None:
             write_ready_file(ready_file, endpoints)
-        await stopping.wait()
+        ends = [asyncio.ensure_future(event.wait()) for event in (stopping, server.failed)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
     finally:
         await server.stop()
+    if server.failed.is_set():
+        raise StartError("the port was lost and can't be had again")
 
 
 def write_ready_file(path: Path, endpoints: Endpoints) -> None:

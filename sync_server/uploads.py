@@ -8,8 +8,10 @@ bytes came and their digest is the announced one, nothing is visible.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -27,12 +29,14 @@ from sync_server.domain.errors import (
     UploadInProgress,
 )
 from sync_server.domain.versions import Admission, Pusher, Version, check_number
-from sync_server.storage.base import BlobStore, BlobWriter, NoSpace, StorageError
+from sync_server.storage.base import BlobStore, BlobWriter, StorageError
 from weightsync.digests import StreamDigester, check_version_digest
 from weightsync.layout import MAX_HEADER_BYTES, Layout, LayoutError, header_size, parse
 
 _log = structlog.get_logger(__name__)
+R = TypeVar("R")
 _PREFIX_BYTES = 8
+_SMALL_BYTES = 1 << 20
 _BIG_HEADER = 256 << 10  # parsing more than this would hold up the event loop
 
 
@@ -72,6 +76,9 @@ class UploadSession:
         self._header_size = 0
         self._ready = 0
         self._preparing: asyncio.Future[int] | None = None
+        # A few microseconds in memory are not worth three trips to another thread.
+        self.quick = blobs.in_memory and request.size_bytes <= _SMALL_BYTES
+        self.committed = False
 
     async def write(self, data: memoryview) -> None:
         """Takes the next bytes of the stream.
@@ -135,8 +142,12 @@ class UploadSession:
         """Drops what came."""
         if self._preparing is not None:
             await asyncio.wait([self._preparing])
-        if self.writer is not None:
-            await asyncio.to_thread(self.writer.discard)
+        if self.writer is not None and not self.committed:
+            await self.store(self.writer.discard)
+
+    async def store(self, work: Callable[[], R]) -> R:
+        """Runs a call of the blob store, off the event loop unless it is quick."""
+        return work() if self.quick else await asyncio.to_thread(work)
 
     async def _write_header(self, data: memoryview) -> memoryview:
         """Gathers the header; once it is whole and right, reserves the blob. Gives what is left."""
@@ -170,8 +181,8 @@ class UploadSession:
     async def _reserve(self) -> BlobWriter:
         request = self.request
         try:
-            return await asyncio.to_thread(
-                self._blobs.create, request.run_id, request.number, request.size_bytes
+            return await self.store(
+                partial(self._blobs.create, request.run_id, request.number, request.size_bytes)
             )
         except StorageError as error:
             raise StorageFull(str(error)) from error
@@ -183,6 +194,11 @@ class UploadSession:
         by another thread while the bytes are still on their way.
         """
         assert self.writer is not None
+        try:
+            if self.quick and self._ready < end:
+                self._ready = self.writer.prepare(self._ready)
+        except StorageError as error:
+            raise StorageFull(str(error)) from error
         while self._ready < end:
             if self._preparing is None:
                 self._start_preparing()
@@ -261,9 +277,10 @@ class Uploads:
         assert writer is not None
         assert layout is not None
         try:
-            blob_id = await asyncio.to_thread(writer.commit)
-        except NoSpace as error:
+            blob_id = await session.store(writer.commit)
+        except StorageError as error:
             raise StorageFull(str(error)) from error
+        session.committed = True
         try:
             uploaded = await self._commit(session.request.run_id, session.version(blob_id))
         except BaseException as error:

@@ -147,13 +147,15 @@ def running_server(
     blob_dir: Path | None = None,
     options: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    faults_allowed: bool = False,
 ) -> Iterator[ServerProcess]:
     """A server that serves while the block runs.
 
     `directory` holds its log, its ready file and, unless they are given, its data and blob
     directories; None makes one (in memory where the machine has room) and removes it. `options`
     go to `weightsync serve` as they are. At the end of the block a server that still runs is
-    stopped with SIGTERM and must exit with 0, and its log must show no fault.
+    stopped with SIGTERM and must exit with 0, and its log must show no fault unless
+    `faults_allowed`.
     """
     with contextlib.ExitStack() as stack:
         if directory is None:
@@ -176,7 +178,8 @@ def running_server(
         if server.running:
             code = server.stop()
             assert code == 0, f"exit code {code}:\n{server.log}"
-        server.assert_no_faults()
+        if not faults_allowed:
+            server.assert_no_faults()
 
 
 @contextlib.contextmanager

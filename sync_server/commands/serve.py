@@ -33,10 +33,10 @@ def serve(config_file: Path | None, ready_file: Path | None, **arguments: Any) -
         settings = load(config_file, arguments)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    from sync_server import logs, server
+    from sync_server import listener, logs, server
 
     logs.configure(settings.log_level, settings.log_format)
     try:
         run_event_loop(server.serve(settings, ready_file))
-    except server.StartError as error:
+    except listener.StartError as error:
         raise click.ClickException(str(error)) from error

@@ -75,6 +75,10 @@ class Batch:
 class StateStore(Protocol):
     """Keeps runs, workers, versions and revisions."""
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing waits for a device."""
+
     def identity(self) -> str:
         """What tells this store from another one; see `ownership`. Raises StorageError."""
 
@@ -127,6 +131,10 @@ class BlobReader(Protocol):
 
 class BlobStore(Protocol):
     """Keeps safetensors files."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing waits for a device."""
 
     def create(self, run_id: str, number: int, size_bytes: int) -> BlobWriter:
         """A blob of `size_bytes` (> 0). Raises NoSpace before a byte is accepted, StorageError."""

@@ -47,7 +47,8 @@ class DiskBlobStore:
             self._lock = -1
             raise StorageError(f"another server uses the blob directory {directory}") from error
         self._directory = directory.resolve()
-        self._sync = not _is_tmpfs(directory)
+        self.in_memory = _is_tmpfs(directory)
+        self._sync = not self.in_memory
         self._pool = None if self._sync else SegmentPool()
 
     def create(self, run_id: str, number: int, size_bytes: int) -> DiskBlobWriter:

@@ -16,6 +16,11 @@ class MemoryStateStore:
         self._runs: dict[str, Run] = {}
         self._closed = False
 
+    @property
+    def in_memory(self) -> bool:
+        """It does nothing else."""
+        return True
+
     def identity(self) -> str:
         """The same for all: what one of them left behind, nobody misses."""
         return "memory"

@@ -23,6 +23,7 @@ from pathlib import Path
 
 _SPARE = ".safetensors.spare"
 _MAX_SPARES = 1  # a push needs room for one version beside the kept ones anyway
+_MAX_MAPPED = 64  # each takes a file descriptor; of many small runs only the latest stay mapped
 
 
 class Segment:
@@ -102,6 +103,9 @@ class SegmentPool:
         segment.close_fd()
         with self._lock:
             self._blobs[blob_id] = segment
+            oldest = list(self._blobs)[:-_MAX_MAPPED]
+        for old in oldest:
+            self.forget(old)
 
     def acquire(self, blob_id: str) -> Segment | None:
         """The blob's segment for one reader, until `release`; None where it is not mapped."""
@@ -139,7 +143,7 @@ class SegmentPool:
         _drop(surplus)
 
     def forget(self, blob_id: str) -> None:
-        """The blob's file is unlinked, and not to be used again."""
+        """Unmaps a blob once nobody reads it. Its file does not become the spare any more."""
         with self._lock:
             segment = self._blobs.pop(blob_id, None)
             if segment is None or segment.readers:

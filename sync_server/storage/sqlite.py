@@ -41,6 +41,11 @@ class SqliteStateStore:
         """
         self._db = open_database(path, read_only=read_only)
 
+    @property
+    def in_memory(self) -> bool:
+        """Every transaction is synced."""
+        return False
+
     def identity(self) -> str:
         """Made with the file."""
         try:

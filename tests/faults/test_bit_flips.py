@@ -89,10 +89,9 @@ def test_a_damaged_tensor_is_never_given_out_by_the_iterator(
 ) -> None:
     client.push(WEIGHTS, version=1)
     proxy.arm("down", flip_in=MARK)
-    given = {}
+    given: dict[str, torch.Tensor] = {}
     with pytest.raises(errors.DigestMismatch, match="marked"):
-        for name, tensor in far.iter_tensors(1):
-            given[name] = tensor
+        given.update(far.iter_tensors(1))
     assert "marked" not in given
     assert all(tensor.equal(WEIGHTS[name]) for name, tensor in given.items())
     proxy.calm()
@@ -117,7 +116,8 @@ def test_a_damaged_push_is_refused_and_leaves_nothing(
 SMALL = {"a": torch.arange(30_000), "b": torch.ones(50, 40, dtype=torch.bfloat16)}
 SMALL_DIGEST = state_dict_digest(SMALL)
 # The handshake and the first frames are the most delicate; then anywhere.
-PLACES = [*range(0, 400, 13), *(random.Random(5).randrange(240_000) for _ in range(20))]
+_random = random.Random(5)
+PLACES = [*range(0, 400, 13), *(_random.randrange(400, 240_000) for _ in range(20))]
 
 
 def test_a_bit_anywhere_in_a_pull(proxy: FaultProxy, client: SyncClient) -> None:

@@ -45,6 +45,28 @@ def two_blobs_of_which_one_fits(disk: Path) -> None:
     third.commit()
 
 
+def a_spare_gives_way(disk: Path) -> None:
+    """The file of a retired blob never takes the room that a new one needs."""
+    store = DiskBlobStore(disk)
+    retire(store, 600 << 10)
+    big = store.create("run", 2, 900 << 10)  # does not fit beside it
+    assert big.prepare(0) == 900 << 10
+    big.discard()
+    retire(store, 600 << 10)
+    both = [store.create("run", number, 350 << 10) for number in (3, 4)]  # one fits beside it
+    assert [writer.prepare(0) for writer in both] == [350 << 10] * 2
+    for writer in both:
+        writer.view[:] = b"x" * (350 << 10)
+        writer.commit()
+
+
+def retire(store: DiskBlobStore, size: int) -> None:
+    """Leaves a spare of `size` bytes."""
+    writer = store.create("run", 1, size)
+    writer.prepare(0)
+    store.delete(writer.commit())
+
+
 def a_state_database_that_fills_the_disk(disk: Path) -> None:
     """Refuses, keeps everything that it acknowledged, and goes on once there is room."""
     store = SqliteStateStore(disk / "state.sqlite3")
@@ -96,6 +118,7 @@ def main(directory: str, case: str) -> None:
 CASES = (
     a_blob_that_never_fits,
     two_blobs_of_which_one_fits,
+    a_spare_gives_way,
     a_state_database_that_fills_the_disk,
 )
 
