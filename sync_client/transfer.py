@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from sync_client import errors
 from sync_client.connection import Connection, Patience, translated
+from sync_client.stalls import StallGuard
 from weightsync.frames import (
     CHUNK_BYTES,
     FrameError,
@@ -84,15 +85,18 @@ async def upload(
 
     broken: list[Exception] = []
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def frames(guard: StallGuard) -> AsyncIterator[bytes]:
         try:
             yield upload_header_frame(header)
             done = 0
             for chunk in source.chunks(CHUNK_BYTES):
-                yield chunk_frame(chunk)
+                frame = chunk_frame(chunk)
+                guard.moved()
+                yield frame
                 done += len(chunk)
                 if progress is not None:
                     progress(done, header.size_bytes)
+            guard.all_sent(header.size_bytes)
         except Exception as error:
             broken.append(error)
             raise
@@ -103,13 +107,20 @@ async def upload(
             request_serializer=None,
             response_deserializer=pb.UploadWeightsResponse.FromString,
         )
+        guard = StallGuard()
+        call = method(frames(guard), metadata=connection.target.metadata())
+        guard.watch(call)
         try:
-            response = await method(frames(), metadata=connection.target.metadata())
+            response = await call
         except asyncio.CancelledError:
             # What the source or the callback raised: gRPC keeps it to itself and cancels the call.
             if broken:
                 raise broken[0] from None
+            if guard.stalled:
+                raise errors.ServerUnavailable(f"{header.name}: the push does not go on") from None
             raise
+        finally:
+            guard.stop()
         assert isinstance(response, pb.UploadWeightsResponse)
         return response
 
@@ -182,11 +193,20 @@ class Incoming:
             request_serializer=pb.DownloadWeightsRequest.SerializeToString,
             response_deserializer=None,
         )
+        guard = StallGuard()
         call = method(request, metadata=connection.target.metadata())
+        guard.watch(call)
         try:
             async for frame in call:
+                guard.hold()
                 yield read_download_frame(frame)
+                guard.moved()
+        except asyncio.CancelledError:
+            if guard.stalled:
+                raise errors.ServerUnavailable(f"{name}: the stream does not go on") from None
+            raise
         finally:
+            guard.stop()
             call.cancel()
 
     def _write(self, data: memoryview) -> None:
@@ -242,9 +262,13 @@ async def download(
             header = incoming.header
             found = await asyncio.get_running_loop().run_in_executor(None, sink.digest)
             wire_bytes += incoming.offset
-            if found == header.digest:
+            if found == header.digest and header.weight_version.name == name:
                 return Received(header.weight_version, wire_bytes)
-            problem = f"the received tensors have digest {found}, not {header.digest}"
+            problem = (
+                f"the received tensors have digest {found}, not {header.digest}"
+                if found != header.digest
+                else f"what came is {header.weight_version.name}"
+            )
         except (LayoutError, FrameError) as error:
             wire_bytes += incoming.offset
             problem = f"the received stream is damaged: {error}"

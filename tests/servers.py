@@ -127,7 +127,7 @@ class ServerProcess:
         found = {}
         for path in sorted(self.blob_dir.rglob("*")):
             with contextlib.suppress(FileNotFoundError):  # one that goes while we look
-                if path.is_file() and path.name != ".lock":
+                if path.is_file() and path.name not in (".lock", ".owner"):
                     status = path.stat()
                     found[str(path.relative_to(self.blob_dir))] = (status.st_ino, status.st_size)
         return found
