@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,10 @@ from tests.servers import ServerProcess, running_server
 def pytest_configure(config: pytest.Config) -> None:
     """`pytest -m "not large"` leaves out what moves gigabytes."""
     config.addinivalue_line("markers", "large: moves gigabytes; needs as much free memory")
+    # A shell starts its background jobs with Ctrl-C ignored, and so would be everything that the
+    # tests start and then interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _numbers = itertools.count(1)
