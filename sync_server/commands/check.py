@@ -6,6 +6,7 @@ It reads the files themselves, with a server running or not, and changes nothing
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import dataclasses
 import json
 import os
@@ -143,6 +144,10 @@ def examine(stored: Stored, blobs: Path, advance: Callable[[int], object]) -> Fi
 def _damage(path: Path, version: Version, advance: Callable[[int], object]) -> str:
     """What is wrong with the file, "" if nothing. Read, not mapped: a bad disk raises OSError."""
     with path.open("rb") as file:
+        # A running server writes a retired blob's file anew, unless somebody holds it.
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if not path.exists():
+            raise FileNotFoundError(path)
         size = os.fstat(file.fileno()).st_size
         if size != version.size_bytes:
             return f"the file has {size} bytes, not {version.size_bytes}"
