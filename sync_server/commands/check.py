@@ -6,8 +6,8 @@ It reads the files themselves, with a server running or not, and changes nothing
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import dataclasses
+import fcntl
 import json
 import os
 import sys
