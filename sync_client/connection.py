@@ -8,16 +8,15 @@ import os
 import random
 import secrets
 import time
-import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from sync_client import errors
+from sync_client import errors, forks
 from weightsync.error_details import TRAILER_KEY, decode_status
 
 _log = logging.getLogger("weightsync")
@@ -127,9 +126,9 @@ class Connection:
         if self._closed:
             raise errors.ClientClosed("the client is closed")
         if self._channel is None:
-            _Forks.check()
+            forks.check()
             self._channel = self.target.open()
-            _Forks.connected.add(self)
+            forks.connected.add(self)
         return self._channel
 
     @property
@@ -155,9 +154,12 @@ class Connection:
         """One unary call, repeated while the server is out of reach, for `retry_for` seconds."""
 
         async def once() -> Any:
-            return await getattr(self.stub(kind), method)(
+            answer = await getattr(self.stub(kind), method)(
                 request, timeout=timeout, metadata=self.target.metadata()
             )
+            if answer is None:
+                raise damaged_answer()
+            return answer
 
         return await self.retrying(once)
 
@@ -190,31 +192,6 @@ class Connection:
         self._stubs.clear()
         if channel is not None:
             await channel.close()
-
-
-class _Forks:
-    """gRPC ends a process that was forked beside an open channel as soon as it opens its own."""
-
-    connected: ClassVar[weakref.WeakSet[Connection]] = weakref.WeakSet()
-    broken: ClassVar[bool] = False
-
-    @classmethod
-    def note(cls) -> None:
-        """Called in every child of a fork."""
-        cls.broken = cls.broken or any(connection.open for connection in cls.connected)
-
-    @classmethod
-    def check(cls) -> None:
-        """Raises ForkedClient instead."""
-        if cls.broken:
-            raise errors.ForkedClient(
-                "this process was forked while its parent had a client open, and gRPC does not "
-                "survive that: close clients before a fork, or start processes with spawn"
-            )
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Forks.note)
 
 
 class Patience:
@@ -269,6 +246,11 @@ def translate(error: grpc.aio.AioRpcError, server: str) -> errors.SyncError:
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.Unimplemented(f"{server} does not implement this: {text}")
     return errors.SyncError(f"{code.name}: {text}", {"code": code.name})
+
+
+def damaged_answer() -> errors.ServerUnavailable:
+    """For an answer that is no message: grpc.aio logs that and gives None."""
+    return errors.ServerUnavailable("the server's answer came damaged")
 
 
 def new_request_id() -> str:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sync_client import convert, errors, progress
-from sync_client.connection import Connection, Patience, Target, new_request_id, translated
+from sync_client.connection import (
+    Connection,
+    Patience,
+    Target,
+    damaged_answer,
+    new_request_id,
+    translated,
+)
 from sync_client.types import RunEvent, RunStatus, TensorInfo, VersionInfo, WaitOutcome, WaitResult
 from weightsync import names
 from weightsync.v1 import (
@@ -287,7 +294,8 @@ class RunClient:
         response = await stub.WaitWeightVersion(
             request, timeout=max_wait + _POLL_MARGIN, metadata=self.connection.target.metadata()
         )
-        assert isinstance(response, weights_pb2.WaitWeightVersionResponse)
+        if not isinstance(response, weights_pb2.WaitWeightVersionResponse):
+            raise damaged_answer()
         return response
 
     async def _number(self, version: int | None) -> int:

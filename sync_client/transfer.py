@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sync_client import errors
-from sync_client.connection import Connection, Patience, translated
+from sync_client.connection import Connection, Patience, damaged_answer, translated
 from sync_client.stalls import StallGuard
 from weightsync.frames import (
     CHUNK_BYTES,
@@ -121,7 +121,8 @@ async def upload(
             raise
         finally:
             guard.stop()
-        assert isinstance(response, pb.UploadWeightsResponse)
+        if not isinstance(response, pb.UploadWeightsResponse):
+            raise damaged_answer()
         return response
 
     return await connection.retrying(once)

@@ -257,7 +257,7 @@ def _machine(directory: Path) -> Iterator[type[Histories]]:
         server.stop()
 
 
-@pytest.mark.timeout(max(300, HISTORIES // 4))
+@pytest.mark.timeout(max(300, HISTORIES))
 def test_no_history_disagrees_with_the_model(tmp_path: Path) -> None:
     with _machine(tmp_path) as machine:
         run_state_machine_as_test(
