@@ -41,6 +41,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    # Each client has a connection of its own: what is wrong with one ends with its client.
+    ("grpc.use_local_subchannel_pool", 1),
     # A chunk comes in one frame instead of 64: less work in putting it together.
     ("grpc.http2.max_frame_size", 4 << 20),
 )

@@ -116,14 +116,19 @@ def test_a_damaged_push_is_refused_and_leaves_nothing(
 
 SMALL = {"a": torch.arange(30_000), "b": torch.ones(50, 40, dtype=torch.bfloat16)}
 SMALL_DIGEST = state_dict_digest(SMALL)
-# The handshake and the first frames are the most delicate; then anywhere.
-_random = random.Random(5)
-PLACES: list[tuple[Direction, int]] = [
-    *(("down", place) for place in range(0, 400, 23)),
-    *(("up", place) for place in range(0, 400, 17)),
-    *(("down", _random.randrange(400, 240_000)) for _ in range(10)),
-    *(("up", _random.randrange(400, 240_000)) for _ in range(10)),
-]
+
+
+def places(bulk: Direction, answers: Direction) -> list[tuple[Direction, int]]:
+    """Where to flip a bit: the handshake and the first frames are the most delicate, then anywhere.
+
+    Little goes the other way, so only its first bytes are sure to be there.
+    """
+    source = random.Random(5)
+    return [
+        *((bulk, place) for place in range(0, 400, 17)),
+        *((bulk, source.randrange(400, 240_000)) for _ in range(12)),
+        *((answers, place) for place in range(0, 200, 17)),
+    ]
 
 
 @pytest.fixture
@@ -141,11 +146,12 @@ def damaged() -> Iterator[ServerProcess]:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_bit_anywhere_in_a_pull(damaged: ServerProcess) -> None:
+    tried = places("down", "up")
     hit = wrong = 0
     with SyncClient(damaged.address) as client, fault_proxy(damaged.address) as proxy:
         client.push(SMALL, version=1)
         client.push({"a": torch.zeros(3)}, version=3)  # what a damaged request may ask for
-        for direction, place in PLACES:
+        for direction, place in tried:
             way = proxy.arm(direction, flip_at=place)
             into = {name: torch.zeros_like(tensor) for name, tensor in SMALL.items()}
             with SyncClient(proxy.address, retry_for=2.0) as far:
@@ -158,15 +164,16 @@ def test_a_bit_anywhere_in_a_pull(damaged: ServerProcess) -> None:
                     assert pulled.version == 1
             hit += way.flips
         assert client.pull(1).digest == SMALL_DIGEST
-    assert hit > len(PLACES) * 0.5  # the rest lies beyond the end of what is sent
-    assert wrong < len(PLACES) / 2
+    assert hit > len(tried) * 0.8  # the rest lay beyond the end of what was sent
+    assert wrong < len(tried) / 2
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_bit_anywhere_in_a_push(damaged: ServerProcess) -> None:
+    tried = places("up", "down")
     hit = 0
     with SyncClient(damaged.address) as client, fault_proxy(damaged.address) as proxy:
-        for number, (direction, place) in enumerate(PLACES, start=1):
+        for number, (direction, place) in enumerate(tried, start=1):
             way = proxy.arm(direction, flip_at=place)
             with SyncClient(proxy.address, retry_for=2.0) as far:
                 try:
@@ -181,4 +188,4 @@ def test_a_bit_anywhere_in_a_push(damaged: ServerProcess) -> None:
         for version in client.versions():
             pulled = client.pull(version.version)
             assert state_dict_digest(pulled.state_dict) == version.digest == SMALL_DIGEST
-    assert hit > len(PLACES) * 0.5  # the rest lies beyond the end of what is sent
+    assert hit > len(tried) * 0.8  # the rest lay beyond the end of what was sent
