@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -26,13 +27,8 @@ async def reconcile(coordinator: Coordinator, blobs: BlobStore) -> None:
             if not problem:
                 continue
             _log.error("version lost", run=run.run_id, version=version.number, problem=problem)
-            number, blob_id = version.number, version.blob_id
-            await coordinator.transact(
-                run.run_id,
-                lambda run, now, number=number, blob_id=blob_id: commands.lose_blob(  # type: ignore[misc]  # mypy can't infer a default
-                    run, now, number=number, blob_id=blob_id
-                ),
-            )
+            lose = partial(commands.lose_blob, number=version.number, blob_id=version.blob_id)
+            await coordinator.transact(run.run_id, lose)
     kept = {version.blob_id for run in coordinator.runs() for version in run.versions.all()}
     swept = await asyncio.to_thread(blobs.sweep, kept)
     if swept:

@@ -52,16 +52,16 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
             seen = run.revision
             now = convert.timestamp(self._coordinator.now().wall)
             yield pb.WatchRunResponse(revision=seen, event_time=now, snapshot=self._run(run_id))
+
+        def news() -> bool | None:
+            return True if run.revision > seen else None
+
+        parked = Parked(("events", run_id), "", "", 0.0)
         while True:
             for event in run.events_after(seen):
                 yield _event(run_id, event)
                 seen = event.revision
-            # The predicate reads `seen` as it is when it runs: bound in the lambda's default.
-            await self._coordinator.room.wait(
-                Parked(("events", run_id), "", "", 0.0),
-                lambda seen=seen: True if run.revision > seen else None,  # type: ignore[misc]  # mypy can't infer a default
-                None,
-            )
+            await self._coordinator.room.wait(parked, news, None)
 
     async def CheckRunConfig(
         self, request: pb.CheckRunConfigRequest, context: Context
