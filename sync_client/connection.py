@@ -241,7 +241,11 @@ def translate(error: grpc.aio.AioRpcError, server: str) -> errors.SyncError:
     text = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.ServerUnavailable(f"no weightsync server answers at {server}: {text}")
-    if code is grpc.StatusCode.INTERNAL and text.startswith(_LOST_ANSWER):
+    # Who cancels a call here gets asyncio.CancelledError: this one was ended over there, as
+    # grpc.aio does with what it had taken but not begun when it ends by itself.
+    if code is grpc.StatusCode.CANCELLED or (
+        code is grpc.StatusCode.INTERNAL and text.startswith(_LOST_ANSWER)
+    ):
         return errors.ServerUnavailable(f"{server} ended the call, and its answer was lost")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"{server} did not answer in time")

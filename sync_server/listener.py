@@ -22,8 +22,10 @@ _GRPC_LOGGER = "grpc._cython.cygrpc"
 # The old port is freed within milliseconds.
 _BIND_ATTEMPTS = 200
 _BIND_PAUSE = 0.02
-# Longer than any wait.
-_FORMER_SECONDS = 4000.0
+# How long what was under way may go on. Not longer: a call that the dead server had taken and not
+# begun is answered by nobody until then. Who is cut off after that is told so, and the SDK
+# asks again: waits, watches and transfers go on over there.
+_FORMER_SECONDS = 5.0
 
 
 class StartError(Exception):
@@ -39,7 +41,7 @@ class Listener(logging.Handler):
         self._build = build
         self._address = address
         self._server: grpc.aio.Server | None = None
-        # Those that ended, with the calls that were under way: waits go on to their end.
+        # Those that ended, with the calls that were under way.
         self._former: dict[grpc.aio.Server, asyncio.Task[None]] = {}
         self._revival: asyncio.Task[None] | None = None
         self._stopping = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -71,6 +72,10 @@ def _served_anew(server: ServerProcess, count: int) -> bool:
     return server.log.count("serving anew") == count
 
 
+def _killed(server: ServerProcess, data: bytes, times: int) -> bool:
+    return _sent_to(server, data) and server.log.count("serving anew") >= times
+
+
 def test_a_path_that_is_no_utf8_does_not_close_the_port(target: ServerProcess) -> None:
     pid, weights = target.pid, {"a": torch.ones(3)}
     assert b"/weightsync" not in send(target, request(b"/weightsync.v1.RunService/ListRuns"))
@@ -92,6 +97,31 @@ def test_a_path_that_is_no_utf8_does_not_close_the_port(target: ServerProcess) -
         assert trainer.generation == 1
     assert (target.running, target.pid) == (True, pid)
     assert target.stop() == 0
+
+
+def test_calls_under_way_when_the_port_dies_are_asked_again(target: ServerProcess) -> None:
+    bad = request(b"/weightsync.v1.RunService/\xd7ist")
+    dying = threading.Event()
+
+    def ask(client: SyncClient) -> int:
+        answers = 0
+        while not dying.is_set():
+            client.versions()
+            answers += 1
+        return answers
+
+    clients = [SyncClient(target.address, retry_for=10) for _ in range(4)]
+    with ThreadPoolExecutor(len(clients)) as threads:
+        asked = [threads.submit(ask, client) for client in clients]
+        try:
+            for count in range(1, 11):
+                # Sent again, because what the dying port still took was read by nobody.
+                until(partial(_killed, target, bad, count), timeout=30)
+        finally:
+            dying.set()
+        assert all(call.result(timeout=30) > 0 for call in asked)
+    for client in clients:
+        client.close()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +155,6 @@ def test_what_is_no_call_harms_nobody(server: ServerProcess, data: bytes) -> Non
 def test_random_bytes_harm_nobody(target: ServerProcess) -> None:
     source = random.Random(3)
     whole = request(b"/weightsync.v1.RunService/ListRuns")
-    host, _, port = target.address.rpartition(":")
     with SyncClient(target.address, retry_for=10) as client:
         client.push({"a": torch.ones(3)}, version=1)
         for _ in range(100):
@@ -134,14 +163,15 @@ def test_random_bytes_harm_nobody(target: ServerProcess) -> None:
                 data[source.randrange(24, len(data))] = source.randrange(256)
             sent = PREFACE + source.randbytes(200) if source.random() < 0.2 else bytes(data)
             # Between two lives of the port it may be refused for a moment.
-            until(partial(_sent, host, int(port), sent))
+            until(partial(_sent_to, target, sent))
         assert [version.version for version in client.versions()] == [1]
     assert target.stop() == 0
 
 
-def _sent(host: str, port: int, data: bytes) -> bool:
+def _sent_to(server: ServerProcess, data: bytes) -> bool:
+    host, _, port = server.address.rpartition(":")
     try:
-        with socket.create_connection((host, port), timeout=10) as link:
+        with socket.create_connection((host, int(port)), timeout=10) as link:
             link.sendall(data)
     except OSError:
         return False
