@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sync_client import convert, errors
+from sync_client.authors import NOBODY, Author
 from sync_client.connection import new_request_id
 from sync_client.control import RunClient
 from sync_client.files import FileSink, FileSource
@@ -103,7 +104,8 @@ class AsyncSyncClient(RunClient):
         """Pushes a state dict as `version` without a lease: refused (TrainerActive) while a live
         trainer holds the run. See `AsyncWorker.push`.
         """
-        return await self.send(tensor_source(state_dict), version, transport, delta, progress)
+        source = tensor_source(state_dict)
+        return await self.send(source, version, transport=transport, delta=delta, progress=progress)
 
     async def push_file(
         self, path: str | Path, version: int, *, progress: Progress | None = None
@@ -111,7 +113,7 @@ class AsyncSyncClient(RunClient):
         """Pushes a safetensors file as it is, without a lease. Raises LocalFileError."""
         source = FileSource(Path(path))
         try:
-            return await self.send(source, version, None, None, progress)
+            return await self.send(source, version, progress=progress)
         finally:
             source.close()
 
@@ -119,17 +121,18 @@ class AsyncSyncClient(RunClient):
         self,
         source: Source,
         version: int,
-        transport: str | None,
-        delta: bool | None,
-        progress: Progress | None,
-        worker: AsyncWorker | None = None,
+        *,
+        transport: str | None = None,
+        delta: bool | None = None,
+        progress: Progress | None = None,
+        author: Author = NOBODY,
     ) -> VersionInfo:
         """Pushes any source; what `push` and `push_file` are made of."""
         check_transport(transport, delta)
         header = weights_pb2.UploadWeightsHeader(
             name=self._name(version),
-            worker="" if worker is None else worker.resource,
-            generation=0 if worker is None else worker.generation,
+            worker=author.worker,
+            generation=author.generation,
             request_id=new_request_id(),
         )
         response = await upload(self.connection, header, source, progress)

@@ -81,9 +81,11 @@ class SyncClient:
         """See `AsyncSyncClient.wait_version`."""
         return self._thread.call(self._aio.wait_version(after, timeout))
 
-    def wait(self, after: int | None = None, timeout: float | None = None) -> WaitResult:
+    def wait(
+        self, after: int | None = None, timeout: float | None = None, *, digest: str = ""
+    ) -> WaitResult:
         """See `AsyncSyncClient.wait`."""
-        return self._thread.call(self._aio.wait(after, timeout))
+        return self._thread.call(self._aio.wait(after, timeout, digest=digest))
 
     def watch(self, after_revision: int | None = None) -> Iterator[RunEvent]:
         """See `AsyncSyncClient.watch`."""
@@ -102,6 +104,24 @@ class SyncClient:
         return self._thread.call(
             self._aio.push(state_dict, version, transport=transport, delta=delta, progress=progress)
         )
+
+    def publish(
+        self,
+        version: int,
+        *,
+        checkpoint_path: str | Path | None = None,
+        external_reference: str | None = None,
+    ) -> VersionInfo:
+        """See `RunClient.publish`."""
+        return self._thread.call(
+            self._aio.publish(
+                version, checkpoint_path=checkpoint_path, external_reference=external_reference
+            )
+        )
+
+    def notify_nothing_new(self) -> None:
+        """See `RunClient.notify_nothing_new`."""
+        self._thread.call(self._aio.notify_nothing_new())
 
     def push_file(
         self, path: str | Path, version: int, *, progress: Progress | None = None

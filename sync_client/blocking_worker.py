@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sync_client.loop_thread import LoopThread, iterate
@@ -84,6 +85,20 @@ class Worker:
             self._aio.push(state_dict, version, transport=transport, delta=delta, progress=progress)
         )
 
+    def publish(
+        self,
+        version: int,
+        *,
+        checkpoint_path: str | Path | None = None,
+        external_reference: str | None = None,
+    ) -> VersionInfo:
+        """See `AsyncWorker.publish`."""
+        return self._thread.call(
+            self._aio.publish(
+                version, checkpoint_path=checkpoint_path, external_reference=external_reference
+            )
+        )
+
     def notify_nothing_new(self) -> None:
         """See `AsyncWorker.notify_nothing_new`."""
         self._thread.call(self._aio.notify_nothing_new())
@@ -92,9 +107,11 @@ class Worker:
         """See `AsyncWorker.wait_version`."""
         return self._thread.call(self._aio.wait_version(after, timeout))
 
-    def wait(self, after: int | None = None, timeout: float | None = None) -> WaitResult:
+    def wait(
+        self, after: int | None = None, timeout: float | None = None, *, digest: str = ""
+    ) -> WaitResult:
         """See `AsyncWorker.wait`."""
-        return self._thread.call(self._aio.wait(after, timeout))
+        return self._thread.call(self._aio.wait(after, timeout, digest=digest))
 
     def pull(
         self,

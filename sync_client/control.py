@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sync_client import convert, errors, progress
+from sync_client.authors import NOBODY, Author
 from sync_client.connection import (
     Connection,
     Patience,
@@ -17,7 +18,15 @@ from sync_client.connection import (
     new_request_id,
     translated,
 )
-from sync_client.types import RunEvent, RunStatus, TensorInfo, VersionInfo, WaitOutcome, WaitResult
+from sync_client.types import (
+    RunEvent,
+    RunStatus,
+    TensorInfo,
+    VersionInfo,
+    VersionSource,
+    WaitOutcome,
+    WaitResult,
+)
 from weightsync import names
 from weightsync.v1 import (
     progress_pb2,
@@ -118,11 +127,14 @@ class RunClient:
         after: int | None = None,
         timeout: float | None = None,
         *,
+        digest: str = "",
         worker: str = "",
         retry_for: float | None = None,
     ) -> WaitResult:
         """Like `wait_version`, with the reason. Goes on through restarts of the server.
 
+        digest: that of `after`, where this client did not pull it itself, so that other bytes
+        under the same number are noticed.
         retry_for: raise ServerUnavailable once a poll that failed is older than this many seconds.
         """
         if timeout is not None and not 0 <= timeout < float("inf"):
@@ -136,7 +148,7 @@ class RunClient:
             last = left() <= _POLL_SECONDS
 
             async def once() -> weights_pb2.WaitWeightVersionResponse:
-                return await self._poll(after, min(left(), _POLL_SECONDS), worker)
+                return await self._poll(after, digest, min(left(), _POLL_SECONDS), worker)
 
             patience = left()
             if retry_for is not None:
@@ -174,6 +186,49 @@ class RunClient:
                 call.cancel()
 
     # --- changing
+
+    async def publish(
+        self,
+        version: int,
+        *,
+        checkpoint_path: str | Path | None = None,
+        external_reference: str | None = None,
+        rendezvous: str | None = None,
+        author: Author = NOBODY,
+    ) -> VersionInfo:
+        """See `AsyncWorker.publish`; without an author as `push` without a lease."""
+        given = {
+            VersionSource.CHECKPOINT: checkpoint_path,
+            VersionSource.EXTERNAL: external_reference,
+            VersionSource.RENDEZVOUS: rendezvous,
+        }
+        said = [(source, str(text)) for source, text in given.items() if text is not None]
+        if len(said) != 1:
+            raise errors.InvalidArgument(
+                "a version is published with a checkpoint_path or an external_reference: give one"
+            )
+        request = weights_pb2.PublishWeightVersionRequest(
+            name=self._name(version),
+            worker=author.worker,
+            generation=author.generation,
+            request_id=new_request_id(),
+        )
+        setattr(request, convert.source_field(said[0][0]), said[0][1])
+        response = await self._weights("PublishWeightVersion", request)
+        info = convert.version(response.weight_version)
+        self._remember(info)
+        return info
+
+    async def notify_nothing_new(self, author: Author = NOBODY) -> None:
+        """See `AsyncWorker.notify_nothing_new`. Raises TrainerActive, RunNotFound."""
+        request = weights_pb2.PublishWeightVersionRequest(
+            name=self._name(0),
+            worker=author.worker,
+            generation=author.generation,
+            nothing_new=True,
+            request_id=new_request_id(),
+        )
+        await self._weights("PublishWeightVersion", request)
 
     async def pin(
         self, version: int, owner: str = "client", ttl: float | None = None
@@ -281,14 +336,14 @@ class RunClient:
         return await self.connection.call(weights_pb2_grpc.WeightServiceStub, method, request)
 
     async def _poll(
-        self, after: int | None, max_wait: float, worker: str
+        self, after: int | None, digest: str, max_wait: float, worker: str
     ) -> weights_pb2.WaitWeightVersionResponse:
         request = weights_pb2.WaitWeightVersionRequest(
             parent=self._run_name,
             after_version=after,
             max_wait=convert.duration(max_wait),
             worker=worker,
-            after_digest="" if after is None else self._digests.get(after, ""),
+            after_digest="" if after is None else digest or self._digests.get(after, ""),
         )
         stub = self.connection.stub(weights_pb2_grpc.WeightServiceStub)
         response = await stub.WaitWeightVersion(

@@ -10,6 +10,7 @@ from sync_client.types import (
     RunEvent,
     RunStatus,
     VersionInfo,
+    VersionSource,
     WaiterStatus,
     WaitOutcome,
     WaitResult,
@@ -39,6 +40,13 @@ _OUTCOMES = {
     for name, number in weights_pb2.WaitOutcome.items()
     if number
 }
+# By the field of WeightVersion that says where the weights are.
+_SOURCES: dict[str | None, VersionSource] = {
+    None: VersionSource.WEIGHTSYNC,
+    "checkpoint_path": VersionSource.CHECKPOINT,
+    "external_reference": VersionSource.EXTERNAL,
+    "rendezvous": VersionSource.RENDEZVOUS,
+}
 
 
 def seconds(stamp: Timestamp | Duration) -> float:
@@ -63,8 +71,14 @@ def role_number(role: WorkerRole) -> workers_pb2.WorkerRole:
     return _ROLE_NUMBERS[role]
 
 
+def source_field(source: VersionSource) -> str:
+    """The field of a message that says so. Raises KeyError for WEIGHTSYNC, which has none."""
+    return {value: key for key, value in _SOURCES.items() if key is not None}[source]
+
+
 def version(message: weights_pb2.WeightVersion) -> VersionInfo:
     """A WeightVersion."""
+    field = message.WhichOneof("source")
     return VersionInfo(
         version=message.version,
         digest=message.digest,
@@ -77,6 +91,8 @@ def version(message: weights_pb2.WeightVersion) -> VersionInfo:
             PinInfo(pin.owner, seconds(pin.expire_time) if pin.HasField("expire_time") else None)
             for pin in message.pins
         ),
+        source=_SOURCES[field],
+        reference="" if field is None else getattr(message, field),
     )
 
 

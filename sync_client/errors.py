@@ -224,6 +224,12 @@ class VersionInUse(SyncError):
     reason = "VERSION_IN_USE"
 
 
+class VersionElsewhere(SyncError):
+    """The version was published as a reference, and its bytes are there. Retry: no."""
+
+    reason = "VERSION_ELSEWHERE"
+
+
 class StaleGeneration(SyncError):
     """The worker's name was taken over by another process. Retry: no; stop this one."""
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from sync_client import convert, errors
+from sync_client.authors import Author
 from sync_client.connection import new_request_id
 from sync_client.heartbeat import Heartbeat
 from sync_client.types import WorkerRole, WorkerState, WorkerStatus
@@ -53,6 +54,11 @@ class LeasedWorker:
             return names.worker_name(self.client.run, self.name)
         except names.InvalidName as error:
             raise errors.InvalidName(str(error)) from error
+
+    @property
+    def author(self) -> Author:
+        """In whose name this worker writes, as of now."""
+        return Author(self.resource, self.generation)
 
     async def start(self) -> None:
         """Registers and begins to beat; `AsyncSyncClient.register` does this."""

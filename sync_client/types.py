@@ -55,12 +55,26 @@ class PinInfo:
     expire_time: float | None
 
 
+class VersionSource(str, Enum):
+    """Where the weights of a version are."""
+
+    WEIGHTSYNC = "weightsync"
+    CHECKPOINT = "checkpoint"
+    EXTERNAL = "external"
+    RENDEZVOUS = "rendezvous"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True)
 class VersionInfo:
     """One weight version.
 
     `size` is that of its safetensors file in bytes, `revision` the revision of the run at which
-    it became visible, `commit_time` in Unix seconds, `pushed_by` a worker's name or "".
+    it became visible, `commit_time` in Unix seconds, `pushed_by` a worker's name or "". Unless
+    `source` is WEIGHTSYNC it can't be pulled: `reference` is the path of its checkpoint, the words
+    of an external reference, or the name of a rendezvous group.
     """
 
     version: int
@@ -71,6 +85,8 @@ class VersionInfo:
     commit_time: float = 0.0
     pushed_by: str = ""
     pins: tuple[PinInfo, ...] = ()
+    source: VersionSource = VersionSource.WEIGHTSYNC
+    reference: str = ""
 
 
 @dataclass(frozen=True)

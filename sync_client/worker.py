@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sync_client import errors
@@ -14,8 +15,6 @@ from sync_client.sources import tensor_source
 from sync_client.staleness import RunView, needed
 from sync_client.transfer import Progress
 from sync_client.types import Pulled, RunStatus, VersionInfo, WaitResult
-from weightsync import names
-from weightsync.v1 import weights_pb2, weights_pb2_grpc
 from weightsync.v1 import workers_pb2 as pb
 
 if TYPE_CHECKING:
@@ -47,26 +46,40 @@ class AsyncWorker(LeasedWorker):
         """
         source = tensor_source(state_dict)
         return await self.leased(
-            lambda: self.client.send(source, version, transport, delta, progress, worker=self)
+            lambda: self.client.send(
+                source,
+                version,
+                transport=transport,
+                delta=delta,
+                progress=progress,
+                author=self.author,
+            )
+        )
+
+    async def publish(
+        self,
+        version: int,
+        *,
+        checkpoint_path: str | Path | None = None,
+        external_reference: str | None = None,
+    ) -> VersionInfo:
+        """Makes a version visible whose bytes are elsewhere: exactly one of the two is given.
+
+        checkpoint_path: where explorers find it on their file systems; external_reference: what
+        means something to them, such as the name of a remote sampler. Raises what `push` raises.
+        """
+        return await self.leased(
+            lambda: self.client.publish(
+                version,
+                checkpoint_path=checkpoint_path,
+                external_reference=external_reference,
+                author=self.author,
+            )
         )
 
     async def notify_nothing_new(self) -> None:
         """Releases whoever waits for a version, without one (`WaitOutcome.NOTHING_NEW`)."""
-        request_id = new_request_id()
-
-        async def once() -> None:
-            request = weights_pb2.PublishWeightVersionRequest(
-                name=names.version_name(self.client.run, 0),
-                worker=self.resource,
-                generation=self.generation,
-                nothing_new=True,
-                request_id=request_id,
-            )
-            await self.client.connection.call(
-                weights_pb2_grpc.WeightServiceStub, "PublishWeightVersion", request
-            )
-
-        await self.leased(once)
+        await self.leased(lambda: self.client.notify_nothing_new(author=self.author))
 
     async def wait_version(
         self, after: int | None = None, timeout: float | None = None
@@ -75,9 +88,11 @@ class AsyncWorker(LeasedWorker):
         result = await self.wait(after, timeout)
         return result.version if result.reached else None
 
-    async def wait(self, after: int | None = None, timeout: float | None = None) -> WaitResult:
+    async def wait(
+        self, after: int | None = None, timeout: float | None = None, *, digest: str = ""
+    ) -> WaitResult:
         """See `AsyncSyncClient.wait`."""
-        return await self.client.wait(after, timeout, worker=self.resource)
+        return await self.client.wait(after, timeout, digest=digest, worker=self.resource)
 
     async def pull(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from sync_server.domain.errors import BlobDamaged
+from sync_server.domain.errors import BlobDamaged, VersionElsewhere
 from sync_server.domain.runs import Event, VersionRemoved
 from sync_server.domain.versions import Version
 from sync_server.storage.base import BlobMissing, BlobReader, BlobStore, StorageError
@@ -57,7 +57,17 @@ class Catalog:
 
     @asynccontextmanager
     async def reading(self, version: Version) -> AsyncIterator[OpenBlob]:
-        """The version's blob, for as long as the block runs. Raises BlobDamaged."""
+        """The version's blob, for as long as the block runs.
+
+        Raises BlobDamaged, and VersionElsewhere for one that is only a reference.
+        """
+        if version.reference is not None:
+            where = f"{version.reference.source.value} {version.reference.text!r}"
+            raise VersionElsewhere(
+                f"version {version.number} has no bytes here: its weights are in {where}",
+                version=version.number,
+                source=version.reference.source.value,
+            )
         blob = await self._get(version)
         blob.users += 1
         try:

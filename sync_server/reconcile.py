@@ -23,6 +23,8 @@ async def reconcile(coordinator: Coordinator, blobs: BlobStore) -> None:
     """
     for run in coordinator.runs():
         for version in run.versions.all():
+            if version.reference is not None:  # its bytes were never here
+                continue
             problem = await asyncio.to_thread(_problem, blobs, version)
             if not problem:
                 continue

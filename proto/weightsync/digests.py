@@ -40,6 +40,7 @@ __all__ = [
     "check_digest",
     "check_version_digest",
     "tensor_digest",
+    "text_digest",
     "version_digest",
 ]
 
@@ -165,3 +166,11 @@ def _check_contiguous(view: memoryview) -> None:
     """One kind of exception, whatever the buffer: xxhash raises what its owner raises."""
     if not view.c_contiguous:
         raise ValueError("the buffer is not C-contiguous; make a contiguous copy first")
+
+
+def text_digest(text: str) -> str:
+    """XXH3-128 of a text in UTF-8, written like a version digest.
+
+    For versions whose bytes are elsewhere: it tells two of them apart, and is that of no tensors.
+    """
+    return _VERSION + xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

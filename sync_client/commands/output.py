@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from sync_client.types import VersionInfo, VersionSource
+
 _DECIMAL = 1000.0
 _PIPE_COLUMNS = 1000  # a table that is read by a program must not be folded
 
@@ -78,6 +80,13 @@ def size(count: float) -> str:
     units = ("kB", "MB", "GB", "TB")
     power = min(int(math.log(count, _DECIMAL) + 1e-9), len(units))
     return f"{count / _DECIMAL**power:.3g} {units[power - 1]}"
+
+
+def bytes_of(info: VersionInfo) -> str:
+    """How much a version is, or where it is if not here."""
+    if info.source is VersionSource.WEIGHTSYNC:
+        return size(info.size)
+    return f"in {info.source} {info.reference}"
 
 
 def age(since: float) -> str:

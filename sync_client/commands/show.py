@@ -8,7 +8,7 @@ from sync_client.aio import AsyncSyncClient
 from sync_client.commands import output
 from sync_client.commands.session import Failed, client_command
 from sync_client.health import Health, check_health
-from sync_client.types import RunStatus, VersionInfo
+from sync_client.types import RunStatus, VersionInfo, VersionSource
 
 _SHORT_DIGEST = len("xxh3-128:") + 12
 
@@ -93,8 +93,9 @@ def _summary(found: RunStatus) -> str:
     newest = "no version yet"
     if found.latest is not None:
         info = found.latest
-        size, age = output.size(info.size), output.age(info.commit_time)
-        newest = f"version {info.version} ({size}, {age} old)"
+        newest = (
+            f"version {info.version} ({output.bytes_of(info)}, {output.age(info.commit_time)} old)"
+        )
     trainer = "none" if found.trainer_state is None else found.trainer_state.value
     return (
         f"run {found.run}, revision {found.revision}: {newest}\n"
@@ -105,8 +106,8 @@ def _summary(found: RunStatus) -> str:
 def _row(info: VersionInfo) -> tuple[str, ...]:
     return (
         str(info.version),
-        output.size(info.size),
-        str(info.tensor_count),
+        output.bytes_of(info),
+        str(info.tensor_count) if info.source is VersionSource.WEIGHTSYNC else "-",
         output.age(info.commit_time),
         info.pushed_by or "-",
         ", ".join(pin.owner for pin in info.pins) or "-",

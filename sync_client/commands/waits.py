@@ -9,7 +9,7 @@ import click
 from sync_client.aio import AsyncSyncClient
 from sync_client.commands import output
 from sync_client.commands.session import RETRY_SECONDS, VERSION, Failed, TimedOut, client_command
-from sync_client.types import RunEvent, WaitOutcome, WaitResult
+from sync_client.types import RunEvent, VersionSource, WaitOutcome, WaitResult
 
 _SECONDS = click.FloatRange(min=0, max=86400 * 366)
 
@@ -77,7 +77,9 @@ def _text(event: RunEvent) -> str:
         return f"{worker.role.value} {worker.name}: {worker.state.value}{applied}"
     if event.version is not None:
         info = event.version
-        what = f"version {info.version}: {info.tensor_count} tensors, {output.size(info.size)}"
+        what = f"version {info.version}: {output.bytes_of(info)}"
+        if info.source is VersionSource.WEIGHTSYNC:
+            what += f" in {info.tensor_count} tensors"
         return what if event.kind == "weight_version" else f"{event.kind.replace('_', ' ')} {what}"
     details = ", ".join(f"{key} {value}" for key, value in event.detail.items())
     return " ".join(part for part in (event.kind.replace("_", " "), event.name, details) if part)

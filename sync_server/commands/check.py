@@ -111,6 +111,7 @@ def read_state(path: Path) -> list[Stored]:
         Stored(run.run_id, version, newest=version.number == run.current)
         for run in sorted(runs, key=lambda run: run.run_id)
         for version in sorted(run.versions, key=lambda version: version.number)
+        if version.reference is None  # else its bytes were never here
     ]
 
 

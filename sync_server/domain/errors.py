@@ -135,6 +135,12 @@ class VersionInUse(DomainError):
     reason = "VERSION_IN_USE"
 
 
+class VersionElsewhere(DomainError):
+    """The version was published as a reference: there are no bytes of it here."""
+
+    reason = "VERSION_ELSEWHERE"
+
+
 class StaleGeneration(DomainError):
     """The name was taken over by a higher generation."""
 

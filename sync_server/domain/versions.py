@@ -47,9 +47,29 @@ class Pin:
         return self.expires_at is None or now.wall < self.expires_at
 
 
+class Source(Enum):
+    """Where the weights of a version without bytes are."""
+
+    CHECKPOINT = "checkpoint"  # a path that explorers read themselves
+    EXTERNAL = "external"  # what means something to explorers
+    RENDEZVOUS = "rendezvous"  # the process group through which they went
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A version without bytes here: 0 to 4096 characters that the server never looks behind."""
+
+    source: Source
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One complete, verified, visible version."""
+    """One complete, verified, visible version.
+
+    With a `reference` the weights are elsewhere, and `digest` is that of the reference: it tells
+    two publications apart.
+    """
 
     number: int
     digest: str
@@ -61,6 +81,7 @@ class Version:
     committed_at: float  # wall seconds
     revision: int
     pins: tuple[Pin, ...] = ()
+    reference: Reference | None = None
 
     def pinned(self, now: Instant) -> bool:
         """Whether any pin still holds."""

@@ -17,7 +17,7 @@ from sync_server.domain.errors import (
     InvalidState,
 )
 from sync_server.domain.runs import Run
-from sync_server.domain.versions import Version
+from sync_server.domain.versions import Reference, Source, Version
 from sync_server.domain.waits import Outcome
 from sync_server.domain.workers import Role, State, Worker
 from sync_server.waiting import Parked
@@ -58,6 +58,12 @@ _OUTCOMES: dict[Outcome, weights_pb2.WaitOutcome] = {
     Outcome.TRAINER_LOST: weights_pb2.WAIT_OUTCOME_TRAINER_LOST,
     Outcome.NOTHING_NEW: weights_pb2.WAIT_OUTCOME_NOTHING_NEW,
 }
+# The fields of that name in WeightVersion and in PublishWeightVersionRequest.
+SOURCE_FIELDS: dict[Source, str] = {
+    Source.CHECKPOINT: "checkpoint_path",
+    Source.EXTERNAL: "external_reference",
+    Source.RENDEZVOUS: "rendezvous",
+}
 
 
 # --- in
@@ -96,6 +102,20 @@ def own_worker(name: str, run_id: str) -> str:
     if worker_run != run_id:
         raise InvalidArgument(f"worker {name!r} is not of run {run_id!r}", field="worker")
     return worker_id
+
+
+def reference(request: weights_pb2.PublishWeightVersionRequest) -> Reference | None:
+    """Where the weights are; None for `nothing_new`. Raises InvalidArgument without either."""
+    field = request.WhichOneof("source")
+    if field == "nothing_new" and request.nothing_new:
+        return None
+    for source, name in SOURCE_FIELDS.items():
+        if name == field:
+            return Reference(source, getattr(request, name))
+    raise InvalidArgument(
+        f"source: one of {', '.join(SOURCE_FIELDS.values())} or nothing_new is needed",
+        field="source",
+    )
 
 
 def plain(config: Struct) -> dict[str, Value]:
@@ -179,7 +199,7 @@ def worker(run_id: str, record: Worker) -> workers_pb2.Worker:
 def version(run_id: str, record: Version) -> weights_pb2.WeightVersion:
     """A visible version as a message."""
     pushed_by = record.pusher.worker_id
-    return weights_pb2.WeightVersion(
+    message = weights_pb2.WeightVersion(
         name=names.version_name(run_id, record.number),
         version=record.number,
         state=weights_pb2.WEIGHT_VERSION_STATE_ACTIVE,
@@ -198,6 +218,9 @@ def version(run_id: str, record: Version) -> weights_pb2.WeightVersion:
             for pin in record.pins
         ],
     )
+    if record.reference is not None:
+        setattr(message, SOURCE_FIELDS[record.reference.source], record.reference.text)
+    return message
 
 
 def value(item: Value) -> struct_pb2.Value:

@@ -16,6 +16,7 @@ from sync_server.domain.errors import InvalidArgument, InvalidDuration, InvalidS
 from sync_server.domain.versions import Pusher
 from sync_server.domain.waits import Held, Outcome, is_rewound
 from sync_server.downloads import plan_download
+from sync_server.references import References
 from sync_server.services import convert
 from sync_server.uploads import Uploaded, UploadRequest, Uploads, UploadSession
 from weightsync import names
@@ -37,6 +38,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self, coordinator: Coordinator, uploads: Uploads, catalog: Catalog, *, keep: int
     ) -> None:
         self._coordinator = coordinator
+        self._references = References(coordinator, keep=keep)
         self._uploads = uploads
         self._catalog = catalog
         self._keep = keep
@@ -111,11 +113,15 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     async def PublishWeightVersion(
         self, request: pb.PublishWeightVersionRequest, context: Context
     ) -> pb.PublishWeightVersionResponse:
-        """The notice that nothing is new. Versions without bytes are not implemented yet."""
-        run_id, _ = names.parse_version(request.name)
-        if request.WhichOneof("source") != "nothing_new":
-            raise NotImplementedError
+        """A version without bytes, or the notice that nothing is new."""
+        run_id, number = names.parse_version(request.name)
         pusher = Pusher(convert.own_worker(request.worker, run_id), request.generation)
+        reference = convert.reference(request)
+        if reference is not None:
+            version = await self._references.publish(
+                run_id, number, pusher, reference, request.request_id
+            )
+            return pb.PublishWeightVersionResponse(weight_version=convert.version(run_id, version))
         await self._coordinator.transact(
             run_id,
             lambda run, now: commands.nothing_new(run, now, pusher=pusher),

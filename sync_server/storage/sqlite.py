@@ -25,7 +25,7 @@ from sync_server.domain.runs import (
     WorkerChanged,
     WorkerRemoved,
 )
-from sync_server.domain.versions import Pin, Pusher, Version
+from sync_server.domain.versions import Pin, Pusher, Reference, Source, Version
 from sync_server.domain.workers import Applied, Role, State, Worker
 from sync_server.storage.base import Batch, StorageError, StoredRun
 from sync_server.storage.sqlite_file import open_database
@@ -164,7 +164,7 @@ class SqliteStateStore:
 
     def _put_version(self, run_id: str, version: Version) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 run_id,
                 version.number,
@@ -177,6 +177,8 @@ class SqliteStateStore:
                 version.pusher.generation,
                 version.committed_at,
                 version.revision,
+                None if version.reference is None else version.reference.source.value,
+                None if version.reference is None else version.reference.text,
             ),
         )
         self._db.execute("DELETE FROM pins WHERE run_id=? AND number=?", (run_id, version.number))
@@ -210,10 +212,11 @@ class SqliteStateStore:
                 committed_at=row[8],
                 revision=row[9],
                 pins=tuple(pins.get(row[0], ())),
+                reference=None if row[10] is None else Reference(Source(row[10]), row[11]),
             )
             for row in self._db.execute(
                 "SELECT number, digest, size_bytes, tensor_count, blob_id, tensor_digests,"
-                " pushed_by, pushed_generation, committed_at, revision"
+                " pushed_by, pushed_generation, committed_at, revision, source, reference"
                 " FROM versions WHERE run_id=? ORDER BY revision",
                 (run_id,),
             )

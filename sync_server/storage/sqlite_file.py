@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sync_server.storage.base import StorageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE runs (
@@ -25,7 +25,8 @@ CREATE TABLE versions (
   run_id TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
   size_bytes INTEGER NOT NULL, tensor_count INTEGER NOT NULL, blob_id TEXT NOT NULL,
   tensor_digests BLOB NOT NULL, pushed_by TEXT NOT NULL, pushed_generation INTEGER NOT NULL,
-  committed_at REAL NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (run_id, number)) STRICT;
+  committed_at REAL NOT NULL, revision INTEGER NOT NULL, source TEXT, reference TEXT,
+  PRIMARY KEY (run_id, number)) STRICT;
 CREATE TABLE progress (
   run_id TEXT NOT NULL, record_id TEXT NOT NULL, payload BLOB NOT NULL, etag TEXT NOT NULL,
   saved_at REAL NOT NULL, PRIMARY KEY (run_id, record_id)) STRICT;
@@ -36,6 +37,11 @@ CREATE TABLE pins (
   run_id TEXT NOT NULL, number INTEGER NOT NULL, owner TEXT NOT NULL, expires_at REAL,
   PRIMARY KEY (run_id, number, owner)) STRICT;
 """
+
+# From each schema to the next one.
+_MIGRATIONS = {
+    1: "ALTER TABLE versions ADD COLUMN source TEXT;ALTER TABLE versions ADD COLUMN reference TEXT;"
+}
 
 
 def open_database(path: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -53,15 +59,23 @@ def open_database(path: Path, *, read_only: bool) -> sqlite3.Connection:
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if found == 0 and tables:
             raise StorageError(f"{path} is another program's database")
-        if found != SCHEMA_VERSION and (found or read_only):
+        if not 0 <= found <= SCHEMA_VERSION:
             raise StorageError(
                 f"the state database {path} has schema {found}, this release knows {SCHEMA_VERSION}"
+            )
+        if read_only and found != SCHEMA_VERSION:
+            raise StorageError(
+                f"the state database {path} has the older schema {found}: "
+                "start the server of this release once, which brings it up to date"
             )
         if not read_only:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             if found == 0:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            for old in range(found or SCHEMA_VERSION, SCHEMA_VERSION):
+                change = f"BEGIN; {_MIGRATIONS[old]} PRAGMA user_version={old + 1}; COMMIT;"
+                db.executescript(change)
     except (sqlite3.Error, StorageError) as error:
         if db is not None:
             db.close()

@@ -20,6 +20,8 @@ VERSION_KEYS = {
     "commit_time",
     "pushed_by",
     "pins",
+    "source",
+    "reference",
 }
 MOVED_KEYS = {"run", "file", "bytes", "seconds", "mb_per_second"}
 
@@ -154,3 +156,17 @@ def test_options_win_over_the_environment(server: ServerProcess, make_file: Make
     Command("status", "--server", server.address, env=files).end().failed(
         1, "/nonexistent/ca.pem", "[LOCAL_FILE]"
     )
+
+
+def test_a_version_without_bytes_says_where_it_is(
+    cli: Cli, server: ServerProcess, run_id: str
+) -> None:
+    with SyncClient(server.address, run_id) as client:
+        client.publish(3, checkpoint_path="/ckpt/global_step_3/actor")
+    (found,) = cli("versions", "--json").json["versions"]
+    assert (found["source"], found["reference"]) == ("checkpoint", "/ckpt/global_step_3/actor")
+    assert "in checkpoint /ckpt/global_step_3/actor" in cli("versions").out
+    assert "version 3 (in checkpoint /ckpt/global_step_3/actor, " in cli("status").out
+    refused = cli("pull", "--out", "never.safetensors")
+    assert refused.code == 1
+    assert "version 3 has no bytes here" in refused.err

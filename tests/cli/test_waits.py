@@ -83,7 +83,7 @@ def test_watch_prints_a_push_as_it_happens(
     assert set(event) == EVENT_KEYS
     assert (event["kind"], event["version"]["version"]) == ("weight_version", 2)
     assert event["revision"] > first["revision"]
-    assert "version 2: 2 tensors, 1.2 MB" in for_people.line()
+    assert "version 2: 1.2 MB in 2 tensors" in for_people.line()
 
     later = Command("watch", "--json", "--after-revision", str(first["revision"]), *target)
     started.append(later)

@@ -30,8 +30,8 @@ def public(kind: type) -> dict[str, Any]:
 # What drives the asynchronous client from within the SDK and is of no use to a blocking caller.
 INSIDE = {
     "AsyncSyncClient": {"connection", "send", "call_workers"},
-    "AsyncWorker": {"client", "leased", "resource", "start"},
-    "parameters": {"worker", "retry_for"},
+    "AsyncWorker": {"author", "client", "leased", "resource", "start"},
+    "parameters": {"author", "rendezvous", "worker", "retry_for"},
 }
 
 

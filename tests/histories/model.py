@@ -132,14 +132,10 @@ class Model:
         worker = self.workers.get(name)
         if worker is None:
             return OK
-        if worker.state == "LOST":
-            if worker.generation == generation:
-                del self.workers[name]
-            return OK
-        refusal = self._refusal(name, generation)
-        if refusal is None:
+        if worker.generation == generation:  # with or without a lease: it has nothing to lose
             del self.workers[name]
-        return refusal or OK
+            return OK
+        return OK if worker.state == "LOST" else self._refusal(name, generation) or OK
 
     # --- versions
 

@@ -26,7 +26,7 @@ from sync_server.domain.runs import (
     WorkerChanged,
     WorkerRemoved,
 )
-from sync_server.domain.versions import Cause, Pin, Pusher
+from sync_server.domain.versions import Cause, Pin, Pusher, Reference, Source
 from sync_server.domain.workers import Applied, Role, State
 from sync_server.storage.base import Batch, StateStore, StorageError, StoredRun
 from tests.storage.records import NOW, VERSION, WALL, WORKER, batch
@@ -253,3 +253,13 @@ class StateStoreContract(ABC):
         store.close()
         with pytest.raises(StorageError):
             store.apply([batch(RunCreated())])
+
+    def test_a_version_that_is_elsewhere_comes_back_as_it_was(self, store: StateStore) -> None:
+        versions = [
+            replace(VERSION, number=number, blob_id=f"b{number}", reference=Reference(source, text))
+            for number, (source, text) in enumerate(
+                [(Source.CHECKPOINT, "/a"), (Source.EXTERNAL, ""), (Source.RENDEZVOUS, "g")]
+            )
+        ]
+        store.apply([batch(RunCreated(), *map(VersionCommitted, versions))])
+        assert self.only_run(store).versions == versions

@@ -39,6 +39,57 @@ def test_what_was_applied_is_there_when_the_file_is_opened_again(tmp_path: Path)
     again.close()
 
 
+# What release 0.1 made, before versions could be elsewhere.
+_SCHEMA_1 = """
+CREATE TABLE runs (run_id TEXT PRIMARY KEY, created_at REAL NOT NULL, revision INTEGER NOT NULL,
+  current INTEGER, superseded_max INTEGER) STRICT;
+CREATE TABLE generations (run_id TEXT NOT NULL, worker_id TEXT NOT NULL,
+  generation INTEGER NOT NULL, PRIMARY KEY (run_id, worker_id)) STRICT;
+CREATE TABLE workers (
+  run_id TEXT NOT NULL, worker_id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL,
+  generation INTEGER NOT NULL, lease_seconds REAL NOT NULL, registered_at REAL NOT NULL,
+  state_changed_at REAL NOT NULL, applied_version INTEGER, applied_digest TEXT,
+  applied_at REAL, applied_verified INTEGER, PRIMARY KEY (run_id, worker_id)) STRICT;
+CREATE TABLE versions (
+  run_id TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
+  size_bytes INTEGER NOT NULL, tensor_count INTEGER NOT NULL, blob_id TEXT NOT NULL,
+  tensor_digests BLOB NOT NULL, pushed_by TEXT NOT NULL, pushed_generation INTEGER NOT NULL,
+  committed_at REAL NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (run_id, number)) STRICT;
+CREATE TABLE progress (run_id TEXT NOT NULL, record_id TEXT NOT NULL, payload BLOB NOT NULL,
+  etag TEXT NOT NULL, saved_at REAL NOT NULL, PRIMARY KEY (run_id, record_id)) STRICT;
+CREATE TABLE identity (id TEXT NOT NULL) STRICT;
+INSERT INTO identity VALUES ('0123456789abcdef');
+CREATE TABLE configs (run_id TEXT PRIMARY KEY, config TEXT NOT NULL) STRICT;
+CREATE TABLE pins (run_id TEXT NOT NULL, number INTEGER NOT NULL, owner TEXT NOT NULL,
+  expires_at REAL, PRIMARY KEY (run_id, number, owner)) STRICT;
+INSERT INTO runs VALUES ('r', 1.5, 9, 7, NULL);
+INSERT INTO versions VALUES ('r', 7, 'd', 100, 2, 'b', x'00ff', 't', 3, 2.5, 2);
+INSERT INTO pins VALUES ('r', 7, 'me', NULL);
+PRAGMA user_version=1;
+"""
+
+
+def test_the_file_of_an_older_release_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(_SCHEMA_1)
+    with pytest.raises(StorageError, match="start the server of this release once"):
+        SqliteStateStore(path, read_only=True)
+    for revision in (9, 10):
+        store = SqliteStateStore(path)
+        assert store.identity() == "0123456789abcdef"
+        (run,) = store.load()
+        assert (run.revision, run.current) == (revision, 7)
+        (version,) = run.versions
+        assert (version.number, version.digest, version.reference) == (7, "d", None)
+        assert [pin.owner for pin in version.pins] == ["me"]
+        store.apply([batch(VersionCommitted(VERSION), after=9, current=7)])
+        store.apply([batch(VersionCommitted(version), after=9, current=7)])
+        store.close()
+    with closing(SqliteStateStore(path, read_only=True)) as reader:
+        assert reader.load()[0].versions == [version]
+
+
 # --- all or nothing
 
 BAD = replace(WORKER, generation=2**63)

@@ -36,7 +36,7 @@ WAIT_OUTCOME_TRAINER_LOST: WaitOutcome
 WAIT_OUTCOME_NOTHING_NEW: WaitOutcome
 
 class WeightVersion(_message.Message):
-    __slots__ = ("name", "version", "state", "digest", "size_bytes", "tensor_count", "revision", "commit_time", "pushed_by", "pushed_generation", "pins")
+    __slots__ = ("name", "version", "state", "digest", "size_bytes", "tensor_count", "revision", "commit_time", "pushed_by", "pushed_generation", "pins", "checkpoint_path", "external_reference", "rendezvous")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,9 @@ class WeightVersion(_message.Message):
     PUSHED_BY_FIELD_NUMBER: _ClassVar[int]
     PUSHED_GENERATION_FIELD_NUMBER: _ClassVar[int]
     PINS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_PATH_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    RENDEZVOUS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     state: WeightVersionState
@@ -59,7 +62,10 @@ class WeightVersion(_message.Message):
     pushed_by: str
     pushed_generation: int
     pins: _containers.RepeatedCompositeFieldContainer[Pin]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[_Union[WeightVersionState, str]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., revision: _Optional[int] = ..., commit_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., pushed_by: _Optional[str] = ..., pushed_generation: _Optional[int] = ..., pins: _Optional[_Iterable[_Union[Pin, _Mapping]]] = ...) -> None: ...
+    checkpoint_path: str
+    external_reference: str
+    rendezvous: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[_Union[WeightVersionState, str]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., revision: _Optional[int] = ..., commit_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., pushed_by: _Optional[str] = ..., pushed_generation: _Optional[int] = ..., pins: _Optional[_Iterable[_Union[Pin, _Mapping]]] = ..., checkpoint_path: _Optional[str] = ..., external_reference: _Optional[str] = ..., rendezvous: _Optional[str] = ...) -> None: ...
 
 class Pin(_message.Message):
     __slots__ = ("owner", "expire_time")
