@@ -82,10 +82,17 @@ class SyncClient:
         return self._thread.call(self._aio.wait_version(after, timeout))
 
     def wait(
-        self, after: int | None = None, timeout: float | None = None, *, digest: str = ""
+        self,
+        after: int | None = None,
+        timeout: float | None = None,
+        *,
+        digest: str = "",
+        after_revision: int | None = None,
     ) -> WaitResult:
         """See `AsyncSyncClient.wait`."""
-        return self._thread.call(self._aio.wait(after, timeout, digest=digest))
+        return self._thread.call(
+            self._aio.wait(after, timeout, digest=digest, after_revision=after_revision)
+        )
 
     def watch(self, after_revision: int | None = None) -> Iterator[RunEvent]:
         """See `AsyncSyncClient.watch`."""

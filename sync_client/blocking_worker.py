@@ -108,10 +108,17 @@ class Worker:
         return self._thread.call(self._aio.wait_version(after, timeout))
 
     def wait(
-        self, after: int | None = None, timeout: float | None = None, *, digest: str = ""
+        self,
+        after: int | None = None,
+        timeout: float | None = None,
+        *,
+        digest: str = "",
+        after_revision: int | None = None,
     ) -> WaitResult:
         """See `AsyncWorker.wait`."""
-        return self._thread.call(self._aio.wait(after, timeout, digest=digest))
+        return self._thread.call(
+            self._aio.wait(after, timeout, digest=digest, after_revision=after_revision)
+        )
 
     def pull(
         self,

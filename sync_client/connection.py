@@ -69,10 +69,10 @@ class Target:
     def resolve(
         cls,
         server: str | None,
-        token: str | None,
-        ca_cert: str | Path | None,
-        cert: str | Path | None,
-        key: str | Path | None,
+        token: str | None = None,
+        ca_cert: str | Path | None = None,
+        cert: str | Path | None = None,
+        key: str | Path | None = None,
     ) -> Target:
         """What is not given comes from `WEIGHTSYNC_SERVER`, `WEIGHTSYNC_TOKEN` and so on."""
         environment = os.environ

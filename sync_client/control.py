@@ -26,6 +26,8 @@ from sync_client.types import (
     VersionSource,
     WaitOutcome,
     WaitResult,
+    WorkerState,
+    WorkerStatus,
 )
 from weightsync import names
 from weightsync.v1 import (
@@ -35,6 +37,7 @@ from weightsync.v1 import (
     runs_pb2_grpc,
     weights_pb2,
     weights_pb2_grpc,
+    workers_pb2,
     workers_pb2_grpc,
 )
 
@@ -128,13 +131,15 @@ class RunClient:
         timeout: float | None = None,
         *,
         digest: str = "",
+        after_revision: int | None = None,
         worker: str = "",
         retry_for: float | None = None,
     ) -> WaitResult:
         """Like `wait_version`, with the reason. Goes on through restarts of the server.
 
         digest: that of `after`, where this client did not pull it itself, so that other bytes
-        under the same number are noticed.
+        under the same number are noticed. after_revision: from an earlier result; a notice of
+        nothing new since then ends the wait.
         retry_for: raise ServerUnavailable once a poll that failed is older than this many seconds.
         """
         if timeout is not None and not 0 <= timeout < float("inf"):
@@ -147,8 +152,18 @@ class RunClient:
         while True:
             last = left() <= _POLL_SECONDS
 
-            async def once() -> weights_pb2.WaitWeightVersionResponse:
-                return await self._poll(after, digest, min(left(), _POLL_SECONDS), worker)
+            async def once(
+                since: int | None = after_revision,
+            ) -> weights_pb2.WaitWeightVersionResponse:
+                asked = weights_pb2.WaitWeightVersionRequest(
+                    parent=self._run_name,
+                    after_version=after,
+                    max_wait=convert.duration(min(left(), _POLL_SECONDS)),
+                    worker=worker,
+                    after_digest="" if after is None else digest or self._digests.get(after, ""),
+                    after_revision=since,
+                )
+                return await self._poll(asked)
 
             patience = left()
             if retry_for is not None:
@@ -156,6 +171,7 @@ class RunClient:
             elif not self.connection.reached:  # a wrong address must not wait for ever
                 patience = min(patience, self.connection.retry_for)
             result = convert.wait_result(await self.connection.retrying(once, patience))
+            after_revision = result.revision
             if last or result.outcome is not WaitOutcome.TIMED_OUT:
                 return result
 
@@ -277,7 +293,8 @@ class RunClient:
         worker: tuple[str, int] = ("", 0),
         **record: Any,
     ) -> str:
-        """Saves a record whole and gives its new etag; with `etag`, only over that state.
+        """Saves a record whole and gives its new etag; with `etag`, only over that state ("0":
+        only where there is none).
 
         kind: trainer (current_step, experience_index, sample_strategy_state), explorer
         (current_task_index, current_step, taskset_states, server_url) or stage
@@ -325,6 +342,20 @@ class RunClient:
 
     # --- inside
 
+    async def set_worker_state(
+        self, author: Author, state: WorkerState, expected: WorkerState | None = None
+    ) -> WorkerStatus:
+        """Moves a worker to another state, in its own name; see `AsyncWorker.set_state`."""
+        request = workers_pb2.SetWorkerStateRequest(
+            name=author.worker,
+            generation=author.generation,
+            state=convert.state_number(state),
+            expected_state=None if expected is None else convert.state_number(expected),
+            request_id=new_request_id(),
+        )
+        response = await self.call_workers("SetWorkerState", request)
+        return convert.worker(response.worker)
+
     async def call_workers(self, method: str, request: object) -> Any:
         """A call of WorkerService, for `AsyncWorker`."""
         return await self.connection.call(workers_pb2_grpc.WorkerServiceStub, method, request)
@@ -336,15 +367,9 @@ class RunClient:
         return await self.connection.call(weights_pb2_grpc.WeightServiceStub, method, request)
 
     async def _poll(
-        self, after: int | None, digest: str, max_wait: float, worker: str
+        self, request: weights_pb2.WaitWeightVersionRequest
     ) -> weights_pb2.WaitWeightVersionResponse:
-        request = weights_pb2.WaitWeightVersionRequest(
-            parent=self._run_name,
-            after_version=after,
-            max_wait=convert.duration(max_wait),
-            worker=worker,
-            after_digest="" if after is None else digest or self._digests.get(after, ""),
-        )
+        max_wait = convert.seconds(request.max_wait)
         stub = self.connection.stub(weights_pb2_grpc.WeightServiceStub)
         response = await stub.WaitWeightVersion(
             request, timeout=max_wait + _POLL_MARGIN, metadata=self.connection.target.metadata()

@@ -148,6 +148,7 @@ def wait_result(message: weights_pb2.WaitWeightVersionResponse) -> WaitResult:
         rewound=message.rewound,
         outcome=_OUTCOMES[message.outcome],
         trainer_state=_STATES.get(message.trainer_state),
+        revision=message.revision or None,  # a server of the first release says none
     )
 
 

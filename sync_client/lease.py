@@ -115,16 +115,9 @@ class LeasedWorker:
     # --- the lease
 
     async def _set_state(self, state: WorkerState, expected: WorkerState | None) -> WorkerStatus:
-        request = pb.SetWorkerStateRequest(
-            name=self.resource,
-            generation=self.generation,
-            state=convert.state_number(state),
-            expected_state=None if expected is None else convert.state_number(expected),
-            request_id=new_request_id(),
-        )
-        response = await self.client.call_workers("SetWorkerState", request)
+        found = await self.client.set_worker_state(self.author, state, expected)
         self.state = state
-        return convert.worker(response.worker)
+        return found
 
     async def leased(self, write: Callable[[], Awaitable[R]]) -> R:
         """A write; repeated once after the lease was mended."""

@@ -25,18 +25,22 @@ class LoopThread:
 
     def call(self, work: Coroutine[Any, Any, R]) -> R:
         """Runs `work` on the loop and waits. Raises ForkedClient, WrongThread, ClientClosed."""
-        try:
-            self._check()
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except BaseException:
-            work.close()
-            raise
+        future = self.submit(work)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
             raise errors.ClientClosed("the client was closed in the middle of the call") from None
         except BaseException:
             future.cancel()  # Ctrl-C while waiting: let the call go, too
+            raise
+
+    def submit(self, work: Coroutine[Any, Any, R]) -> concurrent.futures.Future[R]:
+        """Begins `work` on the loop, in the order of the submissions. Raises as `call` does."""
+        try:
+            self._check()
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except BaseException:
+            work.close()
             raise
 
     def stop(self) -> None:

@@ -147,7 +147,9 @@ class RunStatus:
 class WaitResult:
     """How a wait ended: `version` is the newest one, whether or not it is newer than what was held.
 
-    `rewound`: what was held was superseded, and the newest number is not above it.
+    `rewound`: what was held was superseded, and the newest number is not above it. `revision` is
+    that of the run as the answer shows it: given to the next wait, no notice of nothing new is
+    missed in between.
     """
 
     reached: bool
@@ -156,6 +158,7 @@ class WaitResult:
     rewound: bool
     outcome: WaitOutcome
     trainer_state: WorkerState | None
+    revision: int | None = None
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,17 @@ class AsyncWorker(LeasedWorker):
         return result.version if result.reached else None
 
     async def wait(
-        self, after: int | None = None, timeout: float | None = None, *, digest: str = ""
+        self,
+        after: int | None = None,
+        timeout: float | None = None,
+        *,
+        digest: str = "",
+        after_revision: int | None = None,
     ) -> WaitResult:
         """See `AsyncSyncClient.wait`."""
-        return await self.client.wait(after, timeout, digest=digest, worker=self.resource)
+        return await self.client.wait(
+            after, timeout, digest=digest, after_revision=after_revision, worker=self.resource
+        )
 
     async def pull(
         self,

@@ -269,13 +269,16 @@ class Coordinator:
         workers.put(worker)
         return worker
 
-    async def wait_version(self, run_id: str, held: Held, max_wait: float, who: str) -> Outcome:
+    async def wait_version(
+        self, run_id: str, held: Held, max_wait: float, who: str, after_revision: int | None = None
+    ) -> Outcome:
         """Parks until there is a version that the caller does not have, or no hope of one.
 
-        Raises RunNotFound and ShuttingDown. Changes nothing, however it ends.
+        A notice of nothing new after `after_revision` (None: from now on) is such an end. Raises
+        RunNotFound and ShuttingDown. Changes nothing, however it ends.
         """
         run = self.run(run_id)
-        notices = run.nothing_new_count
+        since = run.revision if after_revision is None else after_revision
 
         def over() -> Outcome | None:
             trainer = run.workers.trainer()
@@ -283,12 +286,13 @@ class Coordinator:
                 run.versions,
                 None if trainer is None else trainer.state,
                 held,
-                nothing_new=run.nothing_new_count > notices,
+                nothing_new=run.nothing_new_revision > since,
             )
 
         what = "any version" if held.version is None else f"a version after {held.version}"
         parked = Parked(("versions", run_id), who, what, self.now().wall)
-        return await self.room.wait(parked, over, max_wait) or Outcome.TIMED_OUT
+        # Asked once more: what came with the end of the time belongs to this answer's revision.
+        return await self.room.wait(parked, over, max_wait) or over() or Outcome.TIMED_OUT
 
     def parked(self, run_id: str) -> list[Parked]:
         """Who waits for a version of the run, the longest wait first."""

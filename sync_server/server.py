@@ -23,10 +23,13 @@ from sync_server.coordinator import Coordinator
 from sync_server.domain.errors import DomainError
 from sync_server.domain.leases import Instant
 from sync_server.journal import Journal
+from sync_server.lifetime import unlocked
 from sync_server.listener import Listener, StartError
+from sync_server.meetings import MeetingRooms
 from sync_server.reconcile import reconcile
 from sync_server.services.health import HealthServicer
 from sync_server.services.progress import ProgressServicer
+from sync_server.services.rendezvous import RendezvousServicer
 from sync_server.services.runs import RunServicer
 from sync_server.services.status import ErrorInterceptor
 from sync_server.services.weights import WeightServicer
@@ -127,6 +130,7 @@ class Server:
         self._health = HealthServicer(self._coordinator)
         self._catalog = Catalog(self._blobs)
         self._coordinator.observe(self._catalog.on_event)
+        self._rooms = MeetingRooms(self._coordinator)
         self._uploads = Uploads(
             self._coordinator,
             self._blobs,
@@ -186,12 +190,14 @@ class Server:
         )
         weights_pb2_grpc.add_WeightServiceServicer_to_server(weights, server)
         server.add_registered_method_handlers(WEIGHT_SERVICE, raw)
-        runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(self._coordinator), server)
+        runs_pb2_grpc.add_RunServiceServicer_to_server(
+            RunServicer(self._coordinator, self._rooms), server
+        )
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(
             WorkerServicer(self._coordinator), server
         )
         rendezvous_pb2_grpc.add_RendezvousServiceServicer_to_server(
-            rendezvous_pb2_grpc.RendezvousServiceServicer(), server
+            RendezvousServicer(self._coordinator, self._rooms), server
         )
         progress_pb2_grpc.add_ProgressServiceServicer_to_server(
             ProgressServicer(self._coordinator), server
@@ -209,8 +215,13 @@ class Server:
             await self._health.set(service, status)
 
 
-async def serve(settings: ServerSettings, ready_file: Path | None) -> None:
-    """Serves until SIGTERM or SIGINT. Raises StartError."""
+async def serve(
+    settings: ServerSettings, ready_file: Path | None, while_locked: Path | None = None
+) -> None:
+    """Serves until SIGTERM or SIGINT, or until nobody holds a lock on the file `while_locked`.
+
+    Raises StartError.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -220,10 +231,16 @@ async def serve(settings: ServerSettings, ready_file: Path | None) -> None:
     try:
         if ready_file is not None:
             write_ready_file(ready_file, endpoints)
-        ends = [asyncio.ensure_future(event.wait()) for event in (stopping, server.failed)]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[object]] = [
+            asyncio.ensure_future(event.wait()) for event in (stopping, server.failed)
+        ]
+        if while_locked is not None:
+            # The lock is held until this process ends: who comes now waits for its end.
+            ends.append(asyncio.ensure_future(unlocked(while_locked)))
+        ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
+        await asyncio.gather(*ended)
     finally:
         await server.stop()
     if server.failed.is_set():

@@ -20,7 +20,18 @@ from sync_server.loops import run_event_loop
     metavar="FILE",
     help="Write the addresses and the pid there, as JSON, once it serves.",
 )
-def serve(config_file: Path | None, ready_file: Path | None, **arguments: Any) -> None:
+@click.option(
+    "--while-locked",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="End once no process holds a lock (flock) on this file: a server for one job.",
+)
+def serve(
+    config_file: Path | None,
+    ready_file: Path | None,
+    while_locked: Path | None,
+    **arguments: Any,
+) -> None:
     """Run the server until SIGTERM or Ctrl-C, and then end with exit code 0.
 
     A setting is taken from the first of these that names it: the command line, the environment,
@@ -37,6 +48,6 @@ def serve(config_file: Path | None, ready_file: Path | None, **arguments: Any) -
 
     logs.configure(settings.log_level, settings.log_format)
     try:
-        run_event_loop(server.serve(settings, ready_file))
+        run_event_loop(server.serve(settings, ready_file, while_locked))
     except listener.StartError as error:
         raise click.ClickException(str(error)) from error

@@ -207,6 +207,24 @@ class InvalidPageToken(DomainError):
     reason = "INVALID_PAGE_TOKEN"
 
 
+class RendezvousNotFound(DomainError):
+    """Nobody ever joined a rendezvous of that name."""
+
+    reason = "RENDEZVOUS_NOT_FOUND"
+
+
+class RendezvousTimeout(DomainError):
+    """Not everybody came in time."""
+
+    reason = "RENDEZVOUS_TIMEOUT"
+
+
+class PeerLost(DomainError):
+    """Somebody without whom the group can't form has stopped or was lost."""
+
+    reason = "PEER_LOST"
+
+
 class StorageFull(DomainError):
     """The blob store has no room."""
 

@@ -24,6 +24,10 @@ class Progress:
     saved_at: float
 
 
+NEVER_SAVED = "0"
+"""The etag of what is not there: etags are revisions, and those begin with 1."""
+
+
 class ProgressBook:
     """The records of one run."""
 
@@ -44,7 +48,8 @@ class ProgressBook:
     def save(
         self, record_id: str, payload: bytes, expected_etag: str, new_etag: str, now: Instant
     ) -> Progress:
-        """The record to store. An empty `expected_etag` overwrites whatever is there.
+        """The record to store. An empty `expected_etag` overwrites whatever is there, "0" is that
+        of a record that was never saved.
 
         Raises EtagMismatch where the stored one is another (retry after reading it), and
         InvalidArgument for more than 1 MiB: progress, not experience, belongs here.
@@ -55,7 +60,7 @@ class ProgressBook:
                 field="progress",
             )
         stored = self._records.get(record_id)
-        found = "" if stored is None else stored.etag
+        found = NEVER_SAVED if stored is None else stored.etag
         if expected_etag and expected_etag != found:
             raise EtagMismatch(
                 f"progress {record_id!r} was saved by somebody else meanwhile",

@@ -119,7 +119,7 @@ class Run:
     versions: VersionBook = field(default_factory=VersionBook)
     progress: ProgressBook = field(default_factory=ProgressBook)
     config: Mapping[str, Value] | None = None
-    nothing_new_count: int = 0
+    nothing_new_revision: int = 0  # of the last notice; 0: none since the start
     history: deque[Event] = field(default_factory=lambda: deque(maxlen=HISTORY_LIMIT))
 
     def number(self, changes: Sequence[Change], now: Instant) -> list[Event]:
@@ -160,7 +160,7 @@ class Run:
             case VersionRemoved(number, _, blob_id, cause):
                 self.versions.retire(number, blob_id, cause)
             case NothingNew():
-                self.nothing_new_count += 1
+                self.nothing_new_revision = event.revision
             case ProgressSaved(progress):
                 self.progress.put(progress)
             case ConfigSet(config=config):

@@ -11,7 +11,8 @@ from sync_server.coordinator import Coordinator
 from sync_server.domain import commands
 from sync_server.domain import runs as changes
 from sync_server.domain.runs import Event
-from sync_server.services import convert
+from sync_server.meetings import MeetingRooms
+from sync_server.services import convert, convert_rendezvous
 from sync_server.waiting import Parked
 from weightsync import names
 from weightsync.v1 import runs_pb2 as pb
@@ -23,8 +24,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RunServicer(runs_pb2_grpc.RunServiceServicer):
     """Training jobs as a whole."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, rooms: MeetingRooms) -> None:
         self._coordinator = coordinator
+        self._rooms = rooms
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """One run."""
@@ -95,7 +97,16 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
         )
 
     def _run(self, run_id: str) -> pb.Run:
-        return convert.run(self._coordinator.run(run_id), self._coordinator.parked(run_id))
+        run = self._coordinator.run(run_id)
+        parked = [*self._coordinator.parked(run_id), *self._rooms.parked(run_id)]
+        message = convert.run(run, sorted(parked, key=lambda wait: wait.since))
+        workers = run.workers.all()
+        message.rendezvous.extend(
+            convert_rendezvous.meeting(run_id, meeting, workers)
+            for meeting in self._rooms.of(run_id).all()
+            if meeting.members
+        )
+        return message
 
 
 def _event(run_id: str, event: Event) -> pb.WatchRunResponse:

@@ -143,7 +143,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         after = request.after_version if request.HasField("after_version") else None
         held = Held(after, request.after_digest)
         who = convert.own_worker(request.worker, run_id)
-        outcome = await self._coordinator.wait_version(run_id, held, max_wait, who)
+        since = request.after_revision if request.HasField("after_revision") else None
+        outcome = await self._coordinator.wait_version(run_id, held, max_wait, who, since)
         run = self._coordinator.run(run_id)
         latest = run.versions.latest()
         reached = outcome is Outcome.REACHED
@@ -153,6 +154,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             trainer_state=convert.trainer_state(run),
             rewound=reached and is_rewound(run.versions, held),
             outcome=convert.outcome(outcome),
+            revision=run.revision,
         )
 
     async def GetWeightVersion(

@@ -121,7 +121,7 @@ def test_nothing_new_is_for_whoever_may_push() -> None:
     run = run_with(5)
     events, _ = drive(run, at(1), commands.nothing_new, pusher=TRAINER)
     assert events[0].change == NothingNew("t")
-    assert run.nothing_new_count == 1
+    assert run.nothing_new_revision == events[0].revision == run.revision
     with pytest.raises(TrainerActive):
         commands.nothing_new(run, at(1), pusher=Pusher())
 

@@ -44,7 +44,7 @@ def test_every_change_has_the_next_revision_and_the_wall_time() -> None:
 def test_numbering_changes_nothing() -> None:
     run = new_run()
     assert run.number([NothingNew("t")], at(0)) == run.number([NothingNew("t")], at(0))
-    assert (run.revision, run.nothing_new_count, len(run.history)) == (0, 0, 0)
+    assert (run.revision, run.nothing_new_revision, len(run.history)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("revision", [-1, 0, 5, 7, 100])
@@ -52,7 +52,7 @@ def test_an_event_out_of_order_is_refused(revision: int) -> None:
     run = new_run(5)
     with pytest.raises(ValueError, match=f"event {revision} after revision 5"):
         run.apply(Event(revision, WALL, NothingNew("t")))
-    assert (run.revision, run.nothing_new_count) == (5, 0)
+    assert (run.revision, run.nothing_new_revision) == (5, 0)
 
 
 def test_resuming_from_every_revision_of_the_history() -> None:

@@ -33,9 +33,6 @@ NOT_YET = {
     "WeightService/PlanUpload",
     "WeightService/PlanDownload",
     "WeightService/RollbackRun",
-    "RendezvousService/JoinRendezvous",
-    "RendezvousService/GetRendezvous",
-    "RendezvousService/LeaveRendezvous",
 }
 
 
@@ -150,9 +147,13 @@ def requests(run: str, digest: str) -> list[tuple[str, Any, Any]]:
             "RendezvousService/JoinRendezvous",
             {"name": group, "leaderAddress": "127.0.0.1", "leaderPort": 29500, "workerCount": 1}
             | {"maxWait": "5s", **as_trainer},
-            {},
+            {"worldSize": 1, "leaderAddress": "127.0.0.1", "leaderPort": 29500},
         ),
-        ("RendezvousService/GetRendezvous", {"name": group}, {}),
+        (
+            "RendezvousService/GetRendezvous",
+            {"name": group},
+            {"rendezvous": {"complete": True, "members": [{"worker": trainer}]}},
+        ),
         ("RendezvousService/LeaveRendezvous", {"name": group, **as_trainer}, {}),
         (
             "ProgressService/SaveProgress",

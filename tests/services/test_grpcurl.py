@@ -27,7 +27,12 @@ from tests.services.grpcurl import (
     upload_messages,
 )
 from tests.services.raw import open_channel
-from weightsync.v1 import progress_pb2, progress_pb2_grpc
+from weightsync.v1 import (
+    progress_pb2,
+    progress_pb2_grpc,
+    rendezvous_pb2,
+    rendezvous_pb2_grpc,
+)
 
 ROOT = Path(__file__).parents[2]
 _WEIGHTS = "weightsync.v1.WeightService"
@@ -167,9 +172,17 @@ def test_each_service_prints_a_line() -> None:
 @pytest.fixture(scope="module")
 def furnished(address: str) -> str:
     """The default run with what the printed lines ask for."""
-    with SyncClient(address) as client:
+    with SyncClient(address) as client, open_channel(address) as channel:
         client.push({"a": torch.ones(3)}, version=41)
-    with open_channel(address) as channel:
+        trainer = client.register("trainer")
+        rendezvous_pb2_grpc.RendezvousServiceStub(channel).JoinRendezvous(
+            rendezvous_pb2.JoinRendezvousRequest(
+                name="runs/default/rendezvous/weights",
+                worker="runs/default/workers/trainer",
+                generation=trainer.generation,
+                worker_count=1,
+            )
+        )
         record = progress_pb2.Progress(
             name="runs/default/progress/trainer",
             trainer=progress_pb2.TrainerProgress(current_step=41),

@@ -138,32 +138,36 @@ class PublishWeightVersionResponse(_message.Message):
     def __init__(self, weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ...) -> None: ...
 
 class WaitWeightVersionRequest(_message.Message):
-    __slots__ = ("parent", "after_version", "max_wait", "worker", "after_digest")
+    __slots__ = ("parent", "after_version", "max_wait", "worker", "after_digest", "after_revision")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     AFTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     AFTER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
     parent: str
     after_version: int
     max_wait: _duration_pb2.Duration
     worker: str
     after_digest: str
-    def __init__(self, parent: _Optional[str] = ..., after_version: _Optional[int] = ..., max_wait: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., worker: _Optional[str] = ..., after_digest: _Optional[str] = ...) -> None: ...
+    after_revision: int
+    def __init__(self, parent: _Optional[str] = ..., after_version: _Optional[int] = ..., max_wait: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., worker: _Optional[str] = ..., after_digest: _Optional[str] = ..., after_revision: _Optional[int] = ...) -> None: ...
 
 class WaitWeightVersionResponse(_message.Message):
-    __slots__ = ("reached", "weight_version", "trainer_state", "rewound", "outcome")
+    __slots__ = ("reached", "weight_version", "trainer_state", "rewound", "outcome", "revision")
     REACHED_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
     TRAINER_STATE_FIELD_NUMBER: _ClassVar[int]
     REWOUND_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     reached: bool
     weight_version: WeightVersion
     trainer_state: _workers_pb2.WorkerState
     rewound: bool
     outcome: WaitOutcome
-    def __init__(self, reached: bool = ..., weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ..., trainer_state: _Optional[_Union[_workers_pb2.WorkerState, str]] = ..., rewound: bool = ..., outcome: _Optional[_Union[WaitOutcome, str]] = ...) -> None: ...
+    revision: int
+    def __init__(self, reached: bool = ..., weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ..., trainer_state: _Optional[_Union[_workers_pb2.WorkerState, str]] = ..., rewound: bool = ..., outcome: _Optional[_Union[WaitOutcome, str]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class GetWeightVersionRequest(_message.Message):
     __slots__ = ("name",)
