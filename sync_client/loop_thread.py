@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from sync_client import errors
 
 R = TypeVar("R")
+_LAST_SECONDS = 2.0
 
 
 class LoopThread:
@@ -22,6 +25,7 @@ class LoopThread:
         self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._run, name="weightsync-client", daemon=True)
         self._thread.start()
+        _threads.add(self)
 
     def call(self, work: Coroutine[Any, Any, R]) -> R:
         """Runs `work` on the loop and waits. Raises ForkedClient, WrongThread, ClientClosed."""
@@ -76,9 +80,22 @@ class LoopThread:
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            if tasks:  # one that still wants to tell the server something may not hold up the end
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_SECONDS))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
+
+
+_threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    """At the end of the process: gRPC crashes where one of its loops still runs then."""
+    for thread in list(_threads):
+        thread.stop()
+
+
+atexit.register(_stop_all)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -15,7 +15,7 @@ from sync_client import errors
 from sync_client.trinity import actors, meeting, shards, weights
 from sync_client.trinity.checkpoints import CheckpointWatch
 from sync_client.trinity.refs import remote_method, remote_stream
-from sync_client.trinity.session import Bound, Session
+from sync_client.trinity.session import Bound, Session, move
 from sync_client.trinity.statuses import running_status, worker_state
 from sync_client.types import VersionSource, WorkerState
 
@@ -116,9 +116,7 @@ class SynchronizerHandle:
                 return
             explorer = self._session.explorer_in(old)
             assert old is not state, f"Invalid status change from {old} to {state}"
-            if old is WorkerState.STOPPED and state is not WorkerState.RUNNING:
-                await explorer.set_state(WorkerState.RUNNING)
-            await explorer.set_state(state, expected=None)
+            await move(explorer, state)
 
     @remote_method
     async def get_explorer_status_counts(self) -> dict[Any, int]:

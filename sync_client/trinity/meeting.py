@@ -14,8 +14,7 @@ from sync_client.worker import AsyncWorker
 _log = logging.getLogger("weightsync")
 
 _GROUP = "nccl-sync"
-# A version of the past waits for one: upstream meets one explorer.
-_WORKERS = 2
+_WORKERS = 2  # upstream meets one explorer
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ async def prepare(session: Session, module: str, step: int | None) -> Prepared:
         assert step is not None, "the trainer says which step it brings"
         if not any(counts.get(s) for s in WorkerState if s is not WorkerState.STOPPED):
             _log.error("the explorer is not ready for a weight sync: it has stopped or was lost")
+            await session.set_trainer_state(WorkerState.RUNNING)
             return Prepared(None, None)
         await session.set_trainer_state(WorkerState.REQUIRE_SYNC)
         return Prepared(session.trainer, step)
@@ -55,6 +55,7 @@ async def meet(session: Session, bound: Bound, prepared: Prepared) -> int | None
     worker, step = prepared.worker, prepared.step
     if worker is None:
         return None
+    session.waiting.add(worker)
     try:
         try:
             formed = await join(
@@ -74,5 +75,6 @@ async def meet(session: Session, bound: Bound, prepared: Prepared) -> int | None
             )
         return formed.version
     finally:
+        session.waiting.discard(worker)
         if worker.state is WorkerState.REQUIRE_SYNC:
             await worker.set_state(WorkerState.RUNNING)

@@ -98,7 +98,9 @@ class RefStream(Generic[R]):
     async def __anext__(self) -> Ref[R]:
         if not self._ended:
             future = self._begin()
-            await asyncio.wait([asyncio.wrap_future(future)])
+            wrapped = asyncio.wrap_future(future)
+            await asyncio.wait([wrapped])
+            wrapped.exception()  # looked at, or asyncio complains; it is told by the reference
             if self._goes_on(future):
                 return Ref(future)
         raise StopAsyncIteration

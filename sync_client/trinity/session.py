@@ -47,6 +47,8 @@ class Session:
         self.thread = LoopThread()
         self.trainer: AsyncWorker | None = None
         self.explorers: list[AsyncWorker] = []
+        self.waiting: set[AsyncWorker] = set()
+        """Those of them that are in a call, which takes them back to RUNNING at its end."""
         # Digests of the versions that waits gave, by number.
         self._given: OrderedDict[int, str] = OrderedDict()
 
@@ -107,7 +109,7 @@ class Session:
             name = self.settings.trainer or None
             self.trainer = await client.register(WorkerRole.TRAINER, name, _LEASE_SECONDS)
         if self.trainer.state is not state:
-            await self.trainer.set_state(state)
+            await move(self.trainer, state)
 
     async def as_trainer(self, bound: Bound, write: Callable[[Author], Awaitable[R]]) -> R:
         """Writes in the name of the run's trainer.
@@ -147,8 +149,11 @@ class Session:
         return explorer
 
     def explorer_in(self, state: WorkerState) -> AsyncWorker:
-        """An explorer of this process that is in `state`. Raises AssertionError, as upstream."""
-        for explorer in self.explorers:
+        """An explorer of this process that is in `state`, rather one that is not in a call.
+
+        Raises AssertionError, as upstream.
+        """
+        for explorer in sorted(self.explorers, key=lambda explorer: explorer in self.waiting):
             if explorer.state is state:
                 return explorer
         assert self.explorers, f"Invalid explorer status {state}: this process announced none"
@@ -167,6 +172,13 @@ class Session:
     def digest_of(self, version: int) -> str | None:
         """The digest of a version that a wait gave; None: it gave no such one."""
         return self._given.get(version)
+
+
+async def move(worker: AsyncWorker, state: WorkerState) -> None:
+    """Takes a worker to a state from any other, as upstream allows it."""
+    if worker.state is WorkerState.STOPPED and state is not WorkerState.RUNNING:
+        await worker.set_state(WorkerState.RUNNING)
+    await worker.set_state(state)
 
 
 class Bound:

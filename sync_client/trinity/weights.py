@@ -158,6 +158,7 @@ async def wait_new(session: Session, explorer: AsyncWorker, current: int, found:
     """
     end = time.monotonic() + session.settings.sync_timeout
     lost = False
+    session.waiting.add(explorer)
     try:
         while True:
             # Upstream begins with version 0, which stands for the weights that everybody has.
@@ -182,6 +183,7 @@ async def wait_new(session: Session, explorer: AsyncWorker, current: int, found:
             held, digest = _held(session, current) if found.version is not None else (None, "")
             found = await explorer.wait(held, left, digest=digest, after_revision=found.revision)
     finally:
+        session.waiting.discard(explorer)
         if explorer.state is WorkerState.REQUIRE_SYNC:
             await explorer.set_state(WorkerState.RUNNING)
     if found.version is None:

@@ -49,10 +49,13 @@ class _StubModule(types.ModuleType):
 class _Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the stubbed modules before the real ones are looked for."""
 
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if any(name == stub or name.startswith(f"{stub}.") for stub in STUBBED):
+        if any(name == stub or name.startswith(f"{stub}.") for stub in self._names):
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
@@ -63,6 +66,6 @@ class _Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """There is nothing to run."""
 
 
-def install() -> None:
-    """From here on the stubbed modules are stubs."""
-    sys.meta_path.insert(0, _Stubs())
+def install(*real: str) -> None:
+    """From here on the stubbed modules are stubs, but for those that are named."""
+    sys.meta_path.insert(0, _Stubs(frozenset(STUBBED) - set(real)))
