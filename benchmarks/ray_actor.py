@@ -47,7 +47,7 @@ class RaySide:
         except ImportError as error:
             raise RuntimeError("--ray needs: pip install ray") from error
         self._ray: Any = ray
-        context = ray.init(
+        context: Any = ray.init(
             namespace=_NAMESPACE, include_dashboard=False, log_to_driver=False, num_cpus=2
         )
         self._address = context.address_info["address"]

@@ -35,6 +35,7 @@ class CheckpointWatch:
         self._session = session
         self._bound = bound
         self._done: int | None = None  # the step that was published, or refused for good, last
+        self._passed: int | None = None  # the step that only a trainer could announce
         self._published: list[int] = []
         self._problem = ""
         self._looking = asyncio.Lock()
@@ -69,10 +70,12 @@ class CheckpointWatch:
     async def _publish(self, directory: Path, step: int) -> None:
         session = self._session
         if session.trainer is None:
+            if step == self._passed:
+                return
             status = await session.status()
             newest = None if status is None else status.latest_version
             if newest is not None and step <= newest:  # only a trainer may go back
-                self._done = step
+                self._passed = step
                 return
             if live_trainer(status) is not None:  # its own handle looks, too
                 return

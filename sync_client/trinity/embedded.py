@@ -7,12 +7,15 @@ lock of a process that dies, so nobody has to say goodbye.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -20,8 +23,11 @@ from sync_client import errors
 
 _START_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
+_KEEP_SECONDS = 1.0
 
-# Held until the process ends, by run.
+_log = logging.getLogger("weightsync")
+
+# Held until the process ends, by process and run.
 _locks: dict[tuple[int, str], int] = {}
 
 
@@ -41,7 +47,23 @@ def embedded_server(run: str) -> str:
             # Waits for a server that is just ending, which holds it for itself.
             fcntl.flock(users, fcntl.LOCK_SH)
             _locks[key] = users
+            threading.Thread(target=_keep, args=(run, directory), daemon=True).start()
         return _running(directory) or _start(directory)
+
+
+def _keep(run: str, directory: Path) -> None:
+    """Starts the server again, at the same address, when it died."""
+    while True:
+        time.sleep(_KEEP_SECONDS)
+        try:
+            if _running(directory) is None:
+                with (directory / "starting").open("a") as starting:
+                    fcntl.flock(starting, fcntl.LOCK_EX)
+                    if _running(directory) is None:
+                        _log.warning("the embedded server of run %s died: starting it again", run)
+                        _start(directory)
+        except (OSError, errors.ServerUnavailable) as error:
+            _log.error("the embedded server of run %s: %s", run, error)
 
 
 def _directory(run: str) -> Path:
@@ -66,6 +88,11 @@ def _running(directory: Path) -> str | None:
         pass
     else:
         return None
+    return _address(directory)
+
+
+def _address(directory: Path) -> str | None:
+    """The address of the server that serves or served there."""
     try:
         return str(json.loads((directory / "ready.json").read_text("utf-8"))["grpc"])
     except (OSError, ValueError, KeyError):
@@ -73,6 +100,15 @@ def _running(directory: Path) -> str | None:
 
 
 def _start(directory: Path) -> str:
+    """Starts it, where it was if that is possible: others may still look for it there."""
+    before = _address(directory)
+    if before is not None:
+        with contextlib.suppress(errors.ServerUnavailable):
+            return _start_at(directory, before)
+    return _start_at(directory, "127.0.0.1:0")
+
+
+def _start_at(directory: Path, listen: str) -> str:
     (directory / "ready.json").unlink(missing_ok=True)
     alive = os.open(directory / "alive", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -81,7 +117,7 @@ def _start(directory: Path) -> str:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "sync_server", "serve"),
-                    *("--listen", "127.0.0.1:0"),
+                    *("--listen", listen),
                     *("--data-dir", str(directory / "data")),
                     *("--ready-file", str(directory / "ready.json")),
                     *("--while-locked", str(directory / "users")),

@@ -51,6 +51,12 @@ class SynchronizerHandle:
         # Unpickled in another process it is that process' own handle, as an actor's would be.
         return self._rebuild, ()
 
+    def close(self) -> None:
+        """Ends what this process has with the run: an explorer deregisters, a trainer becomes
+        STOPPED. All handles of the run in this process end with it. Upstream has no such method;
+        without it the workers go with the process, when their leases run out."""
+        self._session.close()
+
     def runner(self) -> LoopThread:
         """Where the calls run."""
         return self._session.thread

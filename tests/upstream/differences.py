@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -148,4 +149,4 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main()), default=_plain))
+    sys.stdout.write(json.dumps(asyncio.run(main()), default=_plain) + "\n")

@@ -92,11 +92,16 @@ class Sequence:
             f"layer.{index}": torch.randn(index, 2).to(source.choice([torch.bfloat16, torch.int8]))
             for index in range(1, source.randrange(2, 5))
         }
-        return ("set_model_state_dict", source.choice([state_dict] * 3 + [None, f"path-{step}"]), step)
+        return (
+            "set_model_state_dict",
+            source.choice([state_dict] * 3 + [None, f"path-{step}"]),
+            step,
+        )
 
     def _current(self) -> int:
         newest = self.upstream.actor.model_version
-        return self.source.choice([newest, newest, newest, newest - 1, newest + 1, -1])
+        choices: list[int] = [newest, newest, newest, newest - 1, newest + 1, -1]
+        return self.source.choice(choices)
 
     async def _call(self, method: str, *arguments: Any) -> str | None:
         self.said.append(f"{method}{arguments}"[:100])
@@ -158,7 +163,7 @@ class Sequence:
 
     async def _compare(self, *, version: bool = True) -> str | None:
         """Waits until both sides show the same; else what each shows."""
-        shown: list[Any] = []
+        shown: Any = None
         for attempt in range(int(_SETTLE_SECONDS / 0.01)):
             await asyncio.sleep(0.001 if attempt < 5 else 0.01)
             theirs, ours = list(await self.upstream.look()), list(await self.ours.look())
@@ -205,4 +210,5 @@ async def main(seed: int, count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]))), default=str))
+    found = asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.stdout.write(json.dumps(found, default=str) + "\n")

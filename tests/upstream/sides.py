@@ -6,7 +6,6 @@ server. Both are called by the names of upstream's methods.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 from types import SimpleNamespace
@@ -41,9 +40,7 @@ def config(namespace: str, sync_timeout: float) -> Any:
         mode="both",
         ray_namespace=namespace,
         checkpoint_job_dir=JOB_DIR,
-        explorer=SimpleNamespace(
-            name="explorer", rollout_model=SimpleNamespace(enable_lora=False)
-        ),
+        explorer=SimpleNamespace(name="explorer", rollout_model=SimpleNamespace(enable_lora=False)),
         trainer=SimpleNamespace(name="trainer", trainer_type="verl"),
         synchronizer=SimpleNamespace(
             sync_method=_constants.SyncMethod.MEMORY, sync_timeout=sync_timeout
@@ -103,8 +100,7 @@ class Ours:
 
     async def look(self) -> tuple[Any, dict[Any, int], int]:
         """The trainer's status, the counts above 0, the version."""
-        return await asyncio.gather(  # type: ignore[return-value]  # three, in this order
-            self.handle.get_trainer_status.remote(),
-            self.handle.get_explorer_status_counts.remote(),
-            self.handle.get_latest_model_version.remote(),
-        )
+        trainer = self.handle.get_trainer_status.remote()
+        counts = self.handle.get_explorer_status_counts.remote()
+        version = self.handle.get_latest_model_version.remote()
+        return await trainer, await counts, await version
