@@ -69,7 +69,7 @@ class MeetingRooms:
                 outcome = over()
         finally:
             status = meeting.status(run.workers.all())
-            meeting.leave(member)
+            self._take_out(run_id, meeting, member)
         if isinstance(outcome, PeerLost):
             raise outcome
         if not isinstance(outcome, Formed):
@@ -87,11 +87,15 @@ class MeetingRooms:
         meeting = self.of(run_id).get(group)
         member = meeting.members.get(worker_id)
         if member is not None:
-            meeting.leave(member)
+            self._take_out(run_id, meeting, member)
 
     def parked(self, run_id: str) -> list[Parked]:
         """Who waits in a meeting of the run, the longest wait first."""
         return self._coordinator.room.parked(("rendezvous", run_id))
+
+    def _take_out(self, run_id: str, meeting: Meeting, member: Member) -> None:
+        meeting.leave(member)
+        self._form(run_id, meeting)  # it may have been the one that asked for more
 
     def _on_event(self, run_id: str, event: Event) -> None:
         """An observer of the coordinator: somebody came or went."""

@@ -4,6 +4,7 @@ Put this file into a directory of its own, name the server, and start Trinity-RF
 
     trinity run --config my.yaml --plugin-dir /path/to/that/directory
 """
+
 from __future__ import annotations
 
 from sync_client.trinity import install
