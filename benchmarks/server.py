@@ -75,11 +75,15 @@ def blob_directory(size_bytes: int) -> str | None:
 
 @contextmanager
 def running_server(
-    blob_parent: str | None, keep_versions: int = 2, state_store: str = "sqlite"
+    blob_parent: str | None,
+    keep_versions: int = 2,
+    state_store: str = "sqlite",
+    shared_memory: bool = False,
 ) -> Iterator[ServerProcess]:
     """Starts `python -m sync_server serve` with directories of its own; ends it by SIGTERM.
 
-    Raises RuntimeError where it does not start or does not end well.
+    Without `shared_memory` every byte goes over gRPC, as between two hosts. Raises RuntimeError
+    where it does not start or does not end well.
     """
     with (
         tempfile.TemporaryDirectory(prefix="weightsync-bench-") as data,
@@ -89,7 +93,8 @@ def running_server(
         command = [sys.executable, "-m", "sync_server", "serve", "--listen", "127.0.0.1:0"]
         command += ["--data-dir", data, "--blob-dir", blobs, "--ready-file", str(ready)]
         command += ["--keep-versions", str(keep_versions), "--state-store", state_store]
-        process = subprocess.Popen([*command, "--log-level", "warning"])
+        environment = {**os.environ, "WEIGHTSYNC_SHARED_MEMORY": str(shared_memory).lower()}
+        process = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
         try:
             until = time.monotonic() + _START_SECONDS
             while not ready.exists():

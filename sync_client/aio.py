@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sync_client import convert, errors
 from sync_client.authors import NOBODY, Author
@@ -14,6 +14,7 @@ from sync_client.connection import new_request_id
 from sync_client.control import RunClient
 from sync_client.files import FileSink, FileSource
 from sync_client.health import Health, check_health
+from sync_client.shared_memory import Mapped, attach, copy_into
 from sync_client.sources import check_transport, tensor_source
 from sync_client.transfer import Progress, Received, Source, download, upload
 from sync_client.types import Pulled, VersionInfo, WorkerRole
@@ -23,6 +24,9 @@ from weightsync.v1 import weights_pb2
 
 if TYPE_CHECKING:
     import torch
+
+
+R = TypeVar("R")
 
 
 class AsyncSyncClient(RunClient):
@@ -129,6 +133,8 @@ class AsyncSyncClient(RunClient):
     ) -> VersionInfo:
         """Pushes any source; what `push` and `push_file` are made of."""
         check_transport(transport, delta)
+        if transport == "shared-memory":
+            raise errors.TransportUnavailable("pushes go over grpc alone until now")
         header = weights_pb2.UploadWeightsHeader(
             name=self._name(version),
             worker=author.worker,
@@ -163,9 +169,13 @@ class AsyncSyncClient(RunClient):
 
         check_transport(transport, delta)
         started = time.monotonic()
+        if into is None:
+            mapped = await self._map(version, transport)
+            if mapped is not None:
+                return _mapped(mapped, names or (), started)
         sink = StateDictSink(into, names)
         try:
-            received = await self._fetch(version, names or (), sink, progress)
+            received = await self._fetch(version, names or (), sink, progress, transport)
             state_dict, digest = sink.finish()
         except IntoMismatch as error:
             raise errors.IntoRefused(str(error)) from error
@@ -174,7 +184,7 @@ class AsyncSyncClient(RunClient):
         return Pulled(
             version=received.version.version,
             state_dict=state_dict if into is None else into,
-            transport="grpc",
+            transport=received.transport,
             wire_bytes=received.wire_bytes,
             seconds=time.monotonic() - started,
             digest=digest,
@@ -203,6 +213,11 @@ class AsyncSyncClient(RunClient):
         """(name, tensor) one at a time, each verified before it is given; one tensor of memory."""
         from sync_client.tensor_iter import iter_tensors  # imports torch
 
+        mapped = await self._map(version, None)
+        if mapped is not None:
+            for item in _mapped(mapped, names or (), 0.0).state_dict.items():
+                yield item
+            return
         number = await self._number(version)
         infos = await self.tensors(number)
         async for item in iter_tensors(self.connection, self._name(number), names or (), infos):
@@ -210,22 +225,75 @@ class AsyncSyncClient(RunClient):
 
     # --- inside
 
+    async def _map(self, version: int | None, transport: str | None) -> Mapped | None:
+        """A version, mapped; None where it has to be copied. Raises TransportUnavailable where
+        nothing but shared memory would do."""
+        if transport not in (None, "shared-memory"):
+            return None
+
+        async def once(number: int) -> Mapped | None:
+            return await attach(self.connection, self._name(number))
+
+        mapped = await self._newest(version, once)
+        if mapped is None and transport is not None:
+            raise errors.TransportUnavailable(
+                f"the files of the server at {self.connection.target.server} can't be mapped here"
+            )
+        if mapped is not None:
+            self._remember(convert.version(mapped.version))
+        return mapped
+
     async def _fetch(
-        self, version: int | None, names: Sequence[str], sink: Any, progress: Progress | None
+        self,
+        version: int | None,
+        names: Sequence[str],
+        sink: Any,
+        progress: Progress | None,
+        transport: str | None = None,
     ) -> Received:
+        mapped = await self._map(version, transport)
+        if mapped is not None:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(None, copy_into, mapped, names, sink, progress)
+
+        async def once(number: int) -> Received:
+            return await download(self.connection, self._name(number), names, sink, progress)
+
+        received = await self._newest(version, once)
+        self._remember(convert.version(received.version))
+        return received
+
+    async def _newest(self, version: int | None, once: Callable[[int], Awaitable[R]]) -> R:
+        """`once` of a version; of the newest, where none is said, however often that changes."""
         if version is not None:
-            return await self._download(version, names, sink, progress)
+            return await once(version)
         for _ in range(8):
             number = await self._number(None)
             try:
-                return await self._download(number, names, sink, progress)
+                return await once(number)
             except (errors.VersionRetired, errors.VersionExists):
                 continue  # overtaken by a newer one between the question and the download
-        return await self._download(await self._number(None), names, sink, progress)
+        return await once(await self._number(None))
 
-    async def _download(
-        self, number: int, names: Sequence[str], sink: Any, progress: Progress | None
-    ) -> Received:
-        received = await download(self.connection, self._name(number), names, sink, progress)
-        self._remember(convert.version(received.version))
-        return received
+
+def _mapped(mapped: Mapped, names: Sequence[str], started: float) -> Pulled:
+    """A mapped version as tensors: usable at once, whatever its size."""
+    from sync_client.tensors import UnsupportedTensor, state_dict_digest, tensor_from_buffer
+
+    layout, _ = mapped.select(names)
+    whole = mapped.layout.by_name()
+    try:
+        state_dict = {
+            entry.name: tensor_from_buffer(mapped.memory, mapped.layout, whole[entry.name])
+            for entry in layout.tensors
+        }
+    except UnsupportedTensor as error:
+        raise errors.TensorRefused(str(error)) from error
+    return Pulled(
+        version=mapped.version.version,
+        state_dict=state_dict,
+        transport="shared-memory",
+        wire_bytes=0,
+        seconds=time.monotonic() - started,
+        digest=state_dict_digest(state_dict) if names else mapped.version.digest,
+    )

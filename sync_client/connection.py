@@ -116,6 +116,8 @@ class Connection:
         self._quiet = True
         self.reached = False
         """Whether the server ever answered."""
+        self.shared_memory: bool | None = None
+        """Whether this process sees the server's files; None: not known yet."""
 
     @property
     def channel(self) -> grpc.aio.Channel:

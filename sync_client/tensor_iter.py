@@ -9,10 +9,10 @@ import torch
 
 from sync_client import errors
 from sync_client.connection import Connection
-from sync_client.tensors import tensor_from_buffer
+from sync_client.tensor_memory import from_bytes, memory_view, torch_type
 from sync_client.transfer import Incoming
 from sync_client.types import TensorInfo
-from weightsync.digests import tensor_digest, version_digest
+from weightsync.digests import StreamDigester
 from weightsync.frames import FrameError
 from weightsync.layout import Layout, LayoutError, TensorEntry
 
@@ -27,10 +27,8 @@ class _TensorSink:
     def begin(self, layout: Layout) -> None:
         """Starts."""
         self._layout = layout
+        self._digester = StreamDigester(layout)
         self._index = 0
-        self._filled = 0
-        self._buffer = bytearray()
-        self._digests: dict[str, str] = {}
         self._advance()
 
     def write(self, data: memoryview) -> None:
@@ -38,7 +36,8 @@ class _TensorSink:
         while data:
             entry = self._layout.tensors[self._index]
             part = data[: entry.nbytes - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
+            self._view[self._filled : self._filled + len(part)] = part
+            self._digester.update(part)  # now, while it is in the processor's cache
             self._filled += len(part)
             data = data[len(part) :]
             if self._filled == entry.nbytes:
@@ -47,27 +46,25 @@ class _TensorSink:
 
     def digest(self) -> str:
         """The version digest of what came."""
-        return version_digest(
-            (e.name, e.dtype, e.shape, self._digests[e.name]) for e in self._layout.tensors
-        )
+        return self._digester.version_digest()
 
     def _advance(self) -> None:
         """Makes room for the next tensor that has bytes; empty ones are complete at once."""
         while self._index < len(self._layout.tensors):
             entry = self._layout.tensors[self._index]
-            self._buffer = bytearray(entry.nbytes)
+            # Not a bytearray: that would write zeros first.
+            self._memory = torch.empty(entry.nbytes, dtype=torch.uint8)
+            self._view = memory_view(self._memory)
             self._filled = 0
             if entry.nbytes:
                 return
             self._finish(entry)
 
     def _finish(self, entry: TensorEntry) -> None:
-        found = tensor_digest(self._buffer)
-        if found != self._expected.get(entry.name):
+        if self._digester.tensor_digest(entry.name) != self._expected.get(entry.name):
             raise errors.DigestMismatch(f"tensor {entry.name!r} came damaged")
-        self._digests[entry.name] = found
-        tensor = tensor_from_buffer(self._buffer, self._layout, entry, data_start=-entry.begin)
-        self.complete.append((entry.name, tensor))
+        dtype, shape = torch_type(entry.name, entry.dtype, entry.shape)
+        self.complete.append((entry.name, from_bytes(self._memory, dtype, shape)))
         self._index += 1
 
 

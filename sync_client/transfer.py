@@ -64,6 +64,7 @@ class Received:
 
     version: pb.WeightVersion
     wire_bytes: int
+    transport: str = "grpc"
 
 
 async def upload(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from sync_server.domain.errors import BlobDamaged, VersionElsewhere
+from sync_server.domain.errors import BlobDamaged
 from sync_server.domain.runs import Event, VersionRemoved
-from sync_server.domain.versions import Version
+from sync_server.domain.versions import NO_FILE, Version
 from sync_server.storage.base import BlobMissing, BlobReader, BlobStore, StorageError
 from weightsync.layout import Layout, LayoutError, parse
 
@@ -61,13 +61,7 @@ class Catalog:
 
         Raises BlobDamaged, and VersionElsewhere for one that is only a reference.
         """
-        if version.reference is not None:
-            where = f"{version.reference.source.value} {version.reference.text!r}"
-            raise VersionElsewhere(
-                f"version {version.number} has no bytes here: its weights are in {where}",
-                version=version.number,
-                source=version.reference.source.value,
-            )
+        version.check_here()
         blob = await self._get(version)
         blob.users += 1
         try:
@@ -90,8 +84,9 @@ class Catalog:
     def on_event(self, run_id: str, event: Event) -> None:
         """An observer of the coordinator: a version that was removed takes its blob with it."""
         del run_id
-        if isinstance(event.change, VersionRemoved):
-            task = asyncio.get_running_loop().create_task(self.delete(event.change.blob_id))
+        gone = event.change
+        if isinstance(gone, VersionRemoved) and not gone.blob_id.startswith(NO_FILE):
+            task = asyncio.get_running_loop().create_task(self.delete(gone.blob_id))
             self._deletions.add(task)
             task.add_done_callback(self._deletions.discard)
 

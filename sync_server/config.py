@@ -62,6 +62,9 @@ class ServerSettings(BaseSettings):
         description="Directory of the weights; a tmpfs gives memory speed. "
         "Default: `blobs` in the data directory.",
     )
+    shared_memory: bool = Field(
+        True, description="Let clients that see the blob directory map versions from it."
+    )
     state_store: Literal["sqlite", "memory"] = Field(
         "sqlite", description="`memory` forgets everything when the server stops."
     )

@@ -12,7 +12,7 @@ import structlog
 from sync_server.coordinator import Coordinator
 from sync_server.domain import commands
 from sync_server.domain.errors import InvalidArgument
-from sync_server.domain.versions import Pusher, Reference, Source, Version, check_number
+from sync_server.domain.versions import NO_FILE, Pusher, Reference, Source, Version, check_number
 from weightsync.digests import text_digest
 
 _log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class References:
             digest=_digest(reference, pusher),
             size_bytes=0,
             tensor_count=0,
-            blob_id=f"reference-{secrets.token_hex(8)}",  # it has no file, but tells two apart
+            blob_id=f"{NO_FILE}{secrets.token_hex(8)}",
             tensor_digests=b"",
             pusher=pusher,
             committed_at=0.0,

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sync_server.catalog import Catalog
+from sync_server.challenge import Challenge
 from sync_server.config import ServerSettings
 from sync_server.coordinator import Coordinator
 from sync_server.domain.errors import DomainError
@@ -26,6 +27,7 @@ from sync_server.journal import Journal
 from sync_server.lifetime import unlocked
 from sync_server.listener import Listener, StartError
 from sync_server.meetings import MeetingRooms
+from sync_server.plans import Plans
 from sync_server.reconcile import reconcile
 from sync_server.services.health import HealthServicer
 from sync_server.services.progress import ProgressServicer
@@ -112,6 +114,7 @@ class Server:
         self._clock = clock
         self._listener: Listener | None = None
         self._data_lock: IO[bytes] | None = None
+        self._challenge: Challenge | None = None
 
     async def start(self) -> Endpoints:
         """Restores the state and serves. Raises StartError."""
@@ -127,6 +130,8 @@ class Server:
             await reconcile(self._coordinator, self._blobs)
         except (StorageError, DomainError) as error:
             raise StartError(str(error)) from error
+        if settings.shared_memory:
+            self._challenge = _challenge(settings.blobs)
         self._health = HealthServicer(self._coordinator)
         self._catalog = Catalog(self._blobs)
         self._coordinator.observe(self._catalog.on_event)
@@ -169,6 +174,8 @@ class Server:
         # First the waits: `stop` would sit out the whole grace with them parked.
         self._coordinator.release_waiters()
         await self._listener.stop(self._settings.shutdown_grace)
+        if self._challenge is not None:
+            self._challenge.close()
         await self._catalog.close()
         await self._coordinator.close()
         await asyncio.to_thread(self._blobs.close)
@@ -179,7 +186,11 @@ class Server:
     def _build(self) -> grpc.aio.Server:
         """A server with all services. It may be asked for again: see `listener.py`."""
         weights = WeightServicer(
-            self._coordinator, self._uploads, self._catalog, keep=self._settings.keep_versions
+            self._coordinator,
+            self._uploads,
+            self._catalog,
+            Plans(self._coordinator, self._blobs, self._challenge),
+            keep=self._settings.keep_versions,
         )
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS)
         # The raw streams take the place of the generated handlers of the same methods: by coming
@@ -261,6 +272,14 @@ def write_ready_file(path: Path, endpoints: Endpoints) -> None:
         partial.replace(path)
     except OSError as error:
         raise StartError(f"can't write the ready file {path}: {error.strerror}") from error
+
+
+def _challenge(directory: Path) -> Challenge | None:
+    try:
+        return Challenge(directory)
+    except OSError as error:  # a full disk must not keep the server from serving what it has
+        _log.warning("clients can't map versions: no challenge file", error=str(error))
+        return None
 
 
 def _open_state(settings: ServerSettings) -> StateStore:

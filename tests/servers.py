@@ -43,7 +43,8 @@ class ServerProcess:
         self._ready_file = directory / "ready.json"
         self._log_file = directory / "server.log"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("WEIGHTSYNC_")}
-        self._environment = {**clean, **environment}
+        # Most tests are about bytes on a wire, and all are on one host.
+        self._environment = {**clean, "WEIGHTSYNC_SHARED_MEMORY": "false", **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

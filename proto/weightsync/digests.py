@@ -146,6 +146,10 @@ class StreamDigester:
                     self._hasher.reset()
                 self._current += 1
 
+    def tensor_digest(self, name: str) -> str:
+        """The digest of one tensor. Raises KeyError before its last byte has come."""
+        return self._digests[name]
+
     def tensor_digests(self) -> dict[str, str]:
         """The tensor digests by name, in data order. Raises ValueError if bytes are missing."""
         missing = self._layout.data_bytes - self._position

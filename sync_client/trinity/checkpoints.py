@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import threading
+import weakref
 from pathlib import Path
 
 from sync_client import errors
@@ -31,9 +33,10 @@ _KEPT = 2
 class CheckpointWatch:
     """Publishes the state dicts that appear in the checkpoint directory of a configuration."""
 
-    def __init__(self, session: Session, bound: Bound) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._bound = bound
+        self._bound = Bound()
+        self.running = False
         self._done: int | None = None  # the step that was published, or refused for good, last
         self._passed: int | None = None  # the step that only a trainer could announce
         self._published: list[int] = []
@@ -106,6 +109,22 @@ class CheckpointWatch:
         if problem != self._problem:
             self._problem = problem
             _log.warning(problem)
+
+
+_watches: weakref.WeakKeyDictionary[Session, CheckpointWatch] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def watch_of(session: Session) -> CheckpointWatch:
+    """The one watch of a session; it runs once a configuration asks for it."""
+    with _lock:
+        watch = _watches.get(session)
+        if watch is None:
+            watch = _watches[session] = CheckpointWatch(session)
+        if session.settings.watches_checkpoints and not watch.running:
+            watch.running = True
+            session.thread.submit(watch.run())
+        return watch
 
 
 def latest_step(directory: Path, name: str = _LATEST_CHECKPOINT) -> int | None:

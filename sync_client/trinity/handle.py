@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sync_client import errors
 from sync_client.trinity import actors, meeting, shards, weights
-from sync_client.trinity.checkpoints import CheckpointWatch
+from sync_client.trinity.checkpoints import watch_of
 from sync_client.trinity.refs import remote_method, remote_stream
 from sync_client.trinity.session import Bound, Session, move
 from sync_client.trinity.statuses import running_status, worker_state
@@ -40,9 +40,7 @@ class SynchronizerHandle:
         self._rebuild = rebuild
         self._bound = Bound()
         self._turn = asyncio.Lock()
-        self._watch = CheckpointWatch(session, self._bound)
-        if session.settings.watches_checkpoints:
-            session.thread.submit(self._watch.run())
+        self._watch = watch_of(session)
 
     def __repr__(self) -> str:
         return f"<weightsync Synchronizer, run {self._session.run} at {self._session.server}>"
@@ -214,6 +212,9 @@ class SynchronizerHandle:
             if no_wait:
                 return found.version or 0
             explorer = self._session.explorer_in(WorkerState.RUNNING)
+            if weights.over(found, current_version):
+                # Upstream goes to REQUIRE_SYNC and back in one step, which nobody can see.
+                return weights.outcome(self._session, current_version, found)
             await explorer.set_state(WorkerState.REQUIRE_SYNC, expected=WorkerState.RUNNING)
         return await weights.wait_new(self._session, explorer, current_version, found)
 

@@ -132,7 +132,8 @@ async def look(session: Session, current: int) -> WaitResult:
     client = await session.connect()
     try:
         held, digest = _held(session, current)
-        found = await client.wait(held, 0, digest=digest)
+        # Of no time itself, it must outlive a restart of the server all the same.
+        found = await client.connection.retrying(lambda: client.wait(held, 0, digest=digest))
     except errors.RunNotFound:
         found = WaitResult(False, None, "", False, WaitOutcome.TRAINER_STOPPED, None)
     if current > (found.version or 0) and not found.rewound:
@@ -149,6 +150,22 @@ def _held(session: Session, current: int) -> tuple[int | None, str]:
     return (None, "") if current < 0 else (current, session.digest_of(current) or "")
 
 
+def over(found: WaitResult, current: int) -> bool:
+    """Whether whoever has `current` has nothing to wait for."""
+    # Upstream begins with version 0, which stands for the weights that everybody has.
+    if found.reached or (found.version is None and current < 0):
+        return True
+    return found.trainer_state in (None, WorkerState.STOPPED)
+
+
+def outcome(session: Session, current: int, found: WaitResult) -> int:
+    """The number that a wait gives."""
+    if found.version is None:
+        return max(current, 0)
+    session.given(found.version, found.digest)
+    return found.version
+
+
 async def wait_new(session: Session, explorer: AsyncWorker, current: int, found: WaitResult) -> int:
     """The newest version once it is not `current`, or nothing new is to be expected.
 
@@ -161,12 +178,7 @@ async def wait_new(session: Session, explorer: AsyncWorker, current: int, found:
     session.waiting.add(explorer)
     try:
         while True:
-            # Upstream begins with version 0, which stands for the weights that everybody has.
-            if found.reached or (found.version is None and current < 0):
-                break
-            if found.trainer_state in (None, WorkerState.STOPPED):
-                break
-            if found.outcome is WaitOutcome.NOTHING_NEW:
+            if over(found, current) or found.outcome is WaitOutcome.NOTHING_NEW:
                 break
             left = end - time.monotonic()
             if left <= 0:
@@ -186,7 +198,4 @@ async def wait_new(session: Session, explorer: AsyncWorker, current: int, found:
         session.waiting.discard(explorer)
         if explorer.state is WorkerState.REQUIRE_SYNC:
             await explorer.set_state(WorkerState.RUNNING)
-    if found.version is None:
-        return max(current, 0)
-    session.given(found.version, found.digest)
-    return found.version
+    return outcome(session, current, found)

@@ -13,6 +13,7 @@ from enum import Enum
 
 from sync_server.domain.errors import (
     InvalidArgument,
+    VersionElsewhere,
     VersionExists,
     VersionInUse,
     VersionNotFound,
@@ -23,6 +24,8 @@ from sync_server.domain.errors import (
 from sync_server.domain.leases import Instant
 
 MAX_VERSION = 2**63 - 1
+# Begins the blob id of a version without bytes, which tells it from others but has no file.
+NO_FILE = "reference:"
 DEFAULT_KEEP = 2
 _REMEMBERED_RETIRED = 1024
 
@@ -86,6 +89,17 @@ class Version:
     def pinned(self, now: Instant) -> bool:
         """Whether any pin still holds."""
         return any(pin.holds(now) for pin in self.pins)
+
+    def check_here(self) -> None:
+        """Raises VersionElsewhere where there are no bytes of it here."""
+        if self.reference is not None:
+            source = self.reference.source.value
+            raise VersionElsewhere(
+                f"version {self.number} has no bytes here: "
+                f"its weights are in {source} {self.reference.text!r}",
+                version=self.number,
+                source=source,
+            )
 
 
 class Cause(Enum):

@@ -16,6 +16,7 @@ from sync_server.domain.errors import InvalidArgument, InvalidDuration, InvalidS
 from sync_server.domain.versions import Pusher
 from sync_server.domain.waits import Held, Outcome, is_rewound
 from sync_server.downloads import plan_download
+from sync_server.plans import Plans
 from sync_server.references import References
 from sync_server.services import convert
 from sync_server.uploads import Uploaded, UploadRequest, Uploads, UploadSession
@@ -35,9 +36,16 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     """Weight versions. The two byte streams are served raw; see `raw_stream_handlers`."""
 
     def __init__(
-        self, coordinator: Coordinator, uploads: Uploads, catalog: Catalog, *, keep: int
+        self,
+        coordinator: Coordinator,
+        uploads: Uploads,
+        catalog: Catalog,
+        plans: Plans,
+        *,
+        keep: int,
     ) -> None:
         self._coordinator = coordinator
+        self._plans = plans
         self._references = References(coordinator, keep=keep)
         self._uploads = uploads
         self._catalog = catalog
@@ -109,6 +117,24 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             )
             for piece in download.pieces(request.read_offset, CHUNK_BYTES):
                 yield chunk_frame(*piece)
+
+    async def PlanDownload(
+        self, request: pb.PlanDownloadRequest, context: Context
+    ) -> pb.PlanDownloadResponse:
+        """The file of the blob directory, if clients may map it, and the stream."""
+        run_id, number = names.parse_version(request.name)
+        plan = self._plans.download(run_id, number)
+        locations = [pb.Location(grpc=pb.GrpcLocation())]
+        if plan.path is not None and plan.challenge is not None:
+            shared = pb.SharedMemoryLocation(
+                path=str(plan.path),
+                challenge_path=str(plan.challenge.path),
+                challenge=plan.challenge.content,
+            )
+            locations.insert(0, pb.Location(shared_memory=shared))
+        return pb.PlanDownloadResponse(
+            weight_version=convert.version(run_id, plan.version), locations=locations
+        )
 
     async def PublishWeightVersion(
         self, request: pb.PublishWeightVersionRequest, context: Context

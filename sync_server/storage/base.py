@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 from sync_server.domain.configs import Value
@@ -141,6 +142,12 @@ class BlobStore(Protocol):
 
     def open(self, blob_id: str) -> BlobReader:
         """Opens a committed blob. Raises BlobMissing."""
+
+    def path(self, blob_id: str) -> Path | None:
+        """Where a process of this host can open the blob; None: nowhere.
+
+        Who maps it holds a shared `flock` on it for as long as it reads.
+        """
 
     def delete(self, blob_id: str) -> None:
         """Deletes a blob; open readers go on. A blob that is not there is fine."""

@@ -80,6 +80,10 @@ class DiskBlobStore:
         except (OSError, ValueError) as error:
             raise BlobMissing(f"blob {blob_id} can't be read: {error}") from error
 
+    def path(self, blob_id: str) -> Path | None:
+        """The file itself."""
+        return self._path(blob_id)
+
     def delete(self, blob_id: str) -> None:
         """Unlinks the file, unless it becomes the spare."""
         path = self._path(blob_id)

@@ -124,3 +124,11 @@ def test_it_is_there_after_kill_9(tmp_path: Path) -> None:
         with SyncClient(server.address, "job") as client:
             assert client.versions()[0] == published
             client.push({"a": torch.ones(2)}, version=3)
+
+
+def test_a_retired_reference_has_no_file_to_delete(server: ServerProcess, run_id: str) -> None:
+    with SyncClient(server.address, run_id) as client:
+        for number in range(1, 6):
+            client.publish(number, checkpoint_path=f"/job/global_step_{number}/actor")
+        assert [info.version for info in client.versions()] == [5, 4]
+    assert "blob not deleted" not in server.log
