@@ -29,11 +29,11 @@ async def setup_explorer(
 
 async def coordinate_setup(session: Session, timeout: int | None) -> None:
     """Lets both join a group at the trainer's address, then tells the explorer what will come."""
-    settings = session.settings
+    settings = await session.group_settings()
     if settings.explorer_world_size is None:
         raise RuntimeError(
-            "coordinate_weight_sync_setup needs synchronizer.explorer_world_size: make the handle "
-            "with get_actor(config)"
+            "coordinate_weight_sync_setup needs synchronizer.explorer_world_size: make a handle of "
+            "trainer or explorer with get_actor(config)"
         )
     trainer = await _actor(session, WorkerRole.TRAINER)
     explorer = await _actor(session, WorkerRole.EXPLORER)

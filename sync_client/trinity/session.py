@@ -34,6 +34,8 @@ _PATIENCE = 600.0
 _LEASE_PATIENCE = 30.0
 _LEASE_SECONDS = 10.0
 _REMEMBERED_VERSIONS = 64
+# Upstream's launcher sets process groups up with a handle that has a namespace alone.
+_SETTINGS_RECORD = "process-group-settings"
 
 
 class Session:
@@ -108,6 +110,7 @@ class Session:
         if self.trainer is None:
             name = self.settings.trainer or None
             self.trainer = await client.register(WorkerRole.TRAINER, name, _LEASE_SECONDS)
+            await self._share_settings()
         if self.trainer.state is not state:
             await move(self.trainer, state)
 
@@ -134,6 +137,35 @@ class Session:
                 if not await patience.pause():
                     raise
 
+    # --- what a handle without a configuration needs
+
+    async def _share_settings(self) -> None:
+        """Leaves the process group's settings where `group_settings` finds them."""
+        known = self.settings
+        if known.explorer_world_size is None:
+            return
+        client = await self.connect()
+        await client.save_progress(
+            _SETTINGS_RECORD,
+            kind="trainer",
+            sample_strategy_state={
+                "explorer_world_size": known.explorer_world_size,
+                "group_name": known.group_name,
+                "sync_timeout": known.sync_timeout,
+            },
+        )
+
+    async def group_settings(self) -> Settings:
+        """The settings, with those of the process group from a worker that has a configuration."""
+        if self.settings.explorer_world_size is not None:
+            return self.settings
+        client = await self.connect()
+        try:
+            found = await client.load_progress(_SETTINGS_RECORD)
+        except (errors.ProgressNotFound, errors.RunNotFound):
+            return self.settings
+        return replace(self.settings, **found.record["sample_strategy_state"])
+
     # --- explorers
 
     async def announce(self, state: WorkerState) -> AsyncWorker:
@@ -144,6 +176,7 @@ class Session:
             name = f"{name}-{len(self.explorers) + 1}"
         explorer = await client.register(WorkerRole.EXPLORER, name, _LEASE_SECONDS)
         self.explorers.append(explorer)
+        await self._share_settings()
         if state is not WorkerState.RUNNING:
             await explorer.set_state(state)
         return explorer

@@ -212,3 +212,81 @@ def test_ray_gets_our_references_beside_its_own(server: ServerProcess, run_id: s
         "nonsense": True,
         "restored": True,
     }
+
+
+_GROUPS = """
+import ray
+from sync_client.trinity import get, get_actor, install
+from tests.drop_in.conftest import make_config
+install(server=SERVER)
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, namespace=RUN,
+         runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}})
+
+@ray.remote(num_cpus=0)
+class Side:
+    # Upstream's Explorer and Trainer, as far as the Synchronizer calls them; and what it called.
+    def __init__(self):
+        self.calls = []
+    def begin(self, method, status):
+        config = make_config(RUN, explorer_world_size=3, sync_timeout=77)
+        self.handle = get_actor(config)
+        get(getattr(self.handle, method).remote(status))
+    def get_weight_sync_info(self):
+        return "10.0.0.9", 29501, [["a", "float32", [2]]]
+    def setup_weight_sync_group(self, *arguments):
+        self.calls.append(["setup", *arguments])
+    def set_state_dict_meta(self, meta):
+        self.calls.append(["meta", meta])
+    def teardown_weight_sync_group(self):
+        self.calls.append(["teardown"])
+    def said(self):
+        return self.calls
+
+trainer, explorer = Side.options(name="trainer").remote(), Side.options(name="explorer").remote()
+handle = get_actor(namespace=RUN)
+found = {}
+try:
+    get(handle.coordinate_weight_sync_setup.remote())
+except RuntimeError as error:
+    found["too early"] = str(error)
+ray.get([trainer.begin.remote("set_trainer_status", "running"),
+         explorer.begin.remote("set_explorer_status", "running")], timeout=60)
+# As upstream's launcher does, with a namespace alone.
+ray.get(handle.coordinate_weight_sync_setup.remote())
+ray.get(handle.setup_weight_sync_group.remote("10.0.0.9", 29502, [["b", "int8", [1]]]))
+ray.kill(trainer)
+ray.get(handle.coordinate_weight_sync_teardown.remote(), timeout=30)
+found["explorer"] = ray.get(explorer.said.remote())
+print(json.dumps(found), flush=True)
+ray.shutdown()
+"""
+
+
+def test_process_groups_are_set_up_through_the_ray_actors(
+    server: ServerProcess, run_id: str
+) -> None:
+    pytest.importorskip("ray")
+    found = run(_GROUPS, SERVER=server.address, RUN=run_id)
+    assert "explorer_world_size" in found.pop("too early")
+    meta = [["a", "float32", [2]]]
+    assert found == {
+        "explorer": [
+            ["setup", "10.0.0.9", 29501, 4, "rollout_weight_sync", 77],
+            ["meta", meta],
+            ["setup", "10.0.0.9", 29502],
+            ["meta", [["b", "int8", [1]]]],
+            ["teardown"],
+        ]
+    }
+
+
+def test_without_ray_process_groups_say_so(server: ServerProcess, run_id: str) -> None:
+    script = """
+from sync_client.trinity import get, get_actor
+handle = get_actor(namespace=RUN, server=SERVER)
+try:
+    get(handle.setup_weight_sync_group.remote("x", 1))
+except RuntimeError as error:
+    print(json.dumps({"said": str(error)}))
+"""
+    assert "this process has no Ray" in run(script, SERVER=server.address, RUN=run_id)["said"]
