@@ -15,8 +15,9 @@ from sync_client.control import RunClient
 from sync_client.files import FileSink, FileSource
 from sync_client.health import Health, check_health
 from sync_client.shared_memory import Mapped, attach, copy_into
+from sync_client.shared_push import push_shared
 from sync_client.sources import check_transport, tensor_source
-from sync_client.transfer import Progress, Received, Source, download, upload
+from sync_client.transfer import Progress, Received, Source, announce, download, upload
 from sync_client.types import Pulled, VersionInfo, WorkerRole
 from sync_client.worker import AsyncWorker
 from weightsync import names
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R")
+# Smaller ones have gone over gRPC before the server has answered where else they could go.
+_WORTH_A_PLAN = 1 << 20
 
 
 class AsyncSyncClient(RunClient):
@@ -133,15 +136,27 @@ class AsyncSyncClient(RunClient):
     ) -> VersionInfo:
         """Pushes any source; what `push` and `push_file` are made of."""
         check_transport(transport, delta)
-        if transport == "shared-memory":
-            raise errors.TransportUnavailable("pushes go over grpc alone until now")
         header = weights_pb2.UploadWeightsHeader(
             name=self._name(version),
             worker=author.worker,
             generation=author.generation,
             request_id=new_request_id(),
         )
-        response = await upload(self.connection, header, source, progress)
+        await announce(header, source)
+        response = None
+        if transport in (None, "shared-memory") and source.layout.total_bytes > _WORTH_A_PLAN:
+
+            async def shared() -> weights_pb2.UploadWeightsResponse | None:
+                return await push_shared(self.connection, header, source, progress)
+
+            response = await self.connection.retrying(shared)
+        if response is None and transport == "shared-memory":
+            raise errors.TransportUnavailable(
+                f"the files of the server at {self.connection.target.server} "
+                "can't be written here, or the version is there already"
+            )
+        if response is None:
+            response = await upload(self.connection, header, source, progress)
         info = convert.version(response.weight_version)
         self._remember(info)
         return info

@@ -118,6 +118,8 @@ class Connection:
         """Whether the server ever answered."""
         self.shared_memory: bool | None = None
         """Whether this process sees the server's files; None: not known yet."""
+        self.on_close: list[Callable[[], None]] = []
+        """What is to be let go with the connection."""
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -194,6 +196,8 @@ class Connection:
         self._closed = True
         channel, self._channel = self._channel, None
         self._stubs.clear()
+        while self.on_close:
+            self.on_close.pop()()
         if channel is not None:
             await channel.close()
 

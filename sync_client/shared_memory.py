@@ -76,15 +76,15 @@ async def attach(connection: Connection, name: str) -> Mapped | None:
         try:
             plan = await connection.call(stub, "PlanDownload", pb.PlanDownloadRequest(name=name))
         except errors.Unimplemented:
-            _never(connection, "the server is of an earlier release")
+            say_never(connection, "the server is of an earlier release")
             return None
         offers = [p.shared_memory for p in plan.locations if p.HasField("shared_memory")]
         if not offers:
-            _never(connection, "the server does not offer it")
+            say_never(connection, "the server does not offer it")
             return None
         if connection.shared_memory is None:
-            if not _same_files(offers[0]):
-                _never(connection, "the server's files are not to be seen from here")
+            if not same_files(offers[0]):
+                say_never(connection, "the server's files are not to be seen from here")
                 return None
             connection.shared_memory = True
         mapped = _map(offers[0].path, plan.weight_version)
@@ -114,15 +114,16 @@ def copy_into(
     return Received(mapped.version, 0, "shared-memory")
 
 
-def _never(connection: Connection, why: str) -> None:
+def say_never(connection: Connection, why: str) -> None:
+    """Says once, and remembers, that this connection has no shared memory."""
     connection.shared_memory = False
     _log.info("no shared memory with %s, gRPC is used: %s", connection.target.server, why)
 
 
-def _same_files(offer: pb.SharedMemoryLocation) -> bool:
+def same_files(offer: pb.SharedMemoryLocation) -> bool:
     """Whether the challenge stands where the server says."""
     try:
-        with _opened(offer.challenge_path) as fd:
+        with opened(offer.challenge_path) as fd:
             return bool(offer.challenge) and os.read(fd, _MAX_CHALLENGE) == offer.challenge
     except OSError:
         return False
@@ -131,7 +132,7 @@ def _same_files(offer: pb.SharedMemoryLocation) -> bool:
 def _map(path: str, version: pb.WeightVersion) -> Mapped | None:
     """The version's file, locked and mapped; None where it is no longer there."""
     try:
-        with _opened(path) as fd:
+        with opened(path) as fd:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             found, named = os.fstat(fd), os.stat(path, follow_symlinks=False)  # noqa: PTH116 - as fstat
             same = (found.st_dev, found.st_ino) == (named.st_dev, named.st_ino)
@@ -145,9 +146,9 @@ def _map(path: str, version: pb.WeightVersion) -> Mapped | None:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A regular file, read-only; nothing that a path may lead to besides is waited for."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+def opened(path: str, access: int = os.O_RDONLY) -> Iterator[int]:
+    """A regular file; no link is followed, and nothing else that lies there is waited for."""
+    fd = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(f"{path} is no regular file")

@@ -27,7 +27,7 @@ from weightsync.v1 import weights_pb2 as pb
 Progress = Callable[[int, int], object]
 """Called with (bytes done, bytes in all) while bytes move."""
 
-_UPLOAD = "/weightsync.v1.WeightService/UploadWeights"
+UPLOAD = "/weightsync.v1.WeightService/UploadWeights"
 _DOWNLOAD = "/weightsync.v1.WeightService/DownloadWeights"
 _PREFIX_BYTES = 8
 _SMALL_BYTES = 1 << 20
@@ -67,23 +67,26 @@ class Received:
     transport: str = "grpc"
 
 
-async def upload(
-    connection: Connection,
-    header: pb.UploadWeightsHeader,
-    source: Source,
-    progress: Progress | None = None,
-) -> pb.UploadWeightsResponse:
-    """Sends a version; `header` lacks only size and digest.
-
-    The digest is computed before the bytes are sent, so tensors that change meanwhile are noticed
-    (DigestMismatch) and never become a version. Repeated while the server is out of reach.
-    """
+async def announce(header: pb.UploadWeightsHeader, source: Source) -> None:
+    """Completes a header with the size and the digest of what is to be sent."""
     header.size_bytes = source.layout.total_bytes
     if header.size_bytes <= _SMALL_BYTES:  # faster than the way to another thread
         header.digest = source.digest()
     else:
         header.digest = await asyncio.get_running_loop().run_in_executor(None, source.digest)
 
+
+async def upload(
+    connection: Connection,
+    header: pb.UploadWeightsHeader,
+    source: Source,
+    progress: Progress | None = None,
+) -> pb.UploadWeightsResponse:
+    """Sends a version; `header` is from `announce`.
+
+    The digest is computed before the bytes are sent, so tensors that change meanwhile are noticed
+    (DigestMismatch) and never become a version. Repeated while the server is out of reach.
+    """
     broken: list[Exception] = []
 
     async def frames(guard: StallGuard) -> AsyncIterator[bytes]:
@@ -104,7 +107,7 @@ async def upload(
 
     async def once() -> pb.UploadWeightsResponse:
         method: Any = connection.channel.stream_unary(
-            _UPLOAD,
+            UPLOAD,
             request_serializer=None,
             response_deserializer=pb.UploadWeightsResponse.FromString,
         )

@@ -29,12 +29,12 @@ class Plans:
         """`challenge`: None where clients may not map files."""
         self._coordinator = coordinator
         self._blobs = blobs
-        self._challenge = challenge
+        self.challenge = challenge
 
     def download(self, run_id: str, number: int) -> Plan:
         """Raises what `VersionBook.get` raises, and VersionElsewhere."""
         version = self._coordinator.run(run_id).versions.get(number)
         version.check_here()
-        if self._challenge is None:
+        if self.challenge is None:
             return Plan(version, None, None)
-        return Plan(version, self._blobs.path(version.blob_id), self._challenge)
+        return Plan(version, self._blobs.path(version.blob_id), self.challenge)

@@ -23,6 +23,7 @@ from sync_server.config import ServerSettings
 from sync_server.coordinator import Coordinator
 from sync_server.domain.errors import DomainError
 from sync_server.domain.leases import Instant
+from sync_server.handed_out import HandedOut
 from sync_server.journal import Journal
 from sync_server.lifetime import unlocked
 from sync_server.listener import Listener, StartError
@@ -144,6 +145,7 @@ class Server:
             max_uploads=settings.max_uploads,
             max_header_bytes=settings.max_header_mib << 20,
         )
+        self._handed_out = HandedOut(self._uploads)
         self._listener = Listener(self._build, settings.listen)
         endpoints = Endpoints(grpc=await self._listener.start())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -176,6 +178,7 @@ class Server:
         await self._listener.stop(self._settings.shutdown_grace)
         if self._challenge is not None:
             self._challenge.close()
+        await self._handed_out.close()
         await self._catalog.close()
         await self._coordinator.close()
         await asyncio.to_thread(self._blobs.close)
@@ -190,6 +193,7 @@ class Server:
             self._uploads,
             self._catalog,
             Plans(self._coordinator, self._blobs, self._challenge),
+            self._handed_out,
             keep=self._settings.keep_versions,
         )
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS)

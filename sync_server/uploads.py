@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -101,6 +102,30 @@ class UploadSession:
             self.writer.view[self.received : end] = data
             self.digester.update(data)
             self.received = end
+
+    async def reserve(self) -> Path | None:
+        """Makes all of the segment ready for a client that writes into it by itself.
+
+        Gives where it is. Raises StorageFull: what is handed out has all its pages, or running
+        out of them would kill the client.
+        """
+        self.writer = await self._reserve()
+        if self.writer.path is not None:
+            await self._prepare(self.request.size_bytes)
+        return self.writer.path
+
+    async def adopt(self) -> None:
+        """Takes what the client wrote for the bytes of the stream. Raises InvalidHeader."""
+        if self.superseded:
+            raise UploadInProgress("another upload of this version took the place of this one")
+        assert self.writer is not None
+        try:
+            self.layout, self.digester = await asyncio.to_thread(
+                _examine, self.writer.view, self._max_header_bytes
+            )
+        except LayoutError as error:
+            raise InvalidHeader(str(error), problem=error.reason) from error
+        self.received = self.request.size_bytes
 
     def check_complete(self) -> None:
         """Raises SizeMismatch or DigestMismatch unless exactly the announced bytes came."""
@@ -315,6 +340,14 @@ class Uploads:
             already_existed=existed,
         )
         return Uploaded(committed, existed)
+
+
+def _examine(view: memoryview, max_header_bytes: int) -> tuple[Layout, StreamDigester]:
+    """A whole stream in memory: its layout, and the digests of its tensors."""
+    layout = parse(view, len(view), max_header_bytes)
+    digester = StreamDigester(layout)
+    digester.update(view[layout.data_offset :])
+    return layout, digester
 
 
 def _replaces(request: UploadRequest, other: UploadRequest) -> bool:

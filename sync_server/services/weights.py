@@ -16,6 +16,7 @@ from sync_server.domain.errors import InvalidArgument, InvalidDuration, InvalidS
 from sync_server.domain.versions import Pusher
 from sync_server.domain.waits import Held, Outcome, is_rewound
 from sync_server.downloads import plan_download
+from sync_server.handed_out import HandedOut
 from sync_server.plans import Plans
 from sync_server.references import References
 from sync_server.services import convert
@@ -41,11 +42,13 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         uploads: Uploads,
         catalog: Catalog,
         plans: Plans,
+        handed_out: HandedOut,
         *,
         keep: int,
     ) -> None:
         self._coordinator = coordinator
         self._plans = plans
+        self._handed_out = handed_out
         self._references = References(coordinator, keep=keep)
         self._uploads = uploads
         self._catalog = catalog
@@ -70,25 +73,33 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self, frames: AsyncIterator[bytes], context: Context
     ) -> pb.UploadWeightsResponse:
         """Header, then chunks; committed at the end of the stream."""
-        run_id, session = "", None
+        run_id, session, filled = "", None, False
         try:
             async for frame in frames:
                 message = read_upload_frame(frame)
                 if session is not None:
                     if isinstance(message, pb.UploadWeightsHeader):
                         raise InvalidStream("a second header: only chunks may follow the first")
+                    if filled:
+                        raise InvalidStream("a chunk: the bytes are in the segment that was named")
                     await session.write(message)
                     continue
                 if not isinstance(message, pb.UploadWeightsHeader):
                     raise InvalidStream("the stream begins with a chunk: send the header first")
                 request = _upload_request(message)
                 run_id = request.run_id
+                if message.segment:
+                    session = self._handed_out.claim(message.segment, request)
+                    filled = True
+                    continue
                 begun = await self._uploads.begin(request)
                 if isinstance(begun, Uploaded):
                     return _upload_response(run_id, begun)
                 session = begun
             if session is None:
                 raise InvalidStream("the stream is empty: send the header first")
+            if filled:
+                await session.adopt()
             return _upload_response(run_id, await self._uploads.finish(session))
         finally:
             if isinstance(session, UploadSession):
@@ -118,6 +129,19 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             for piece in download.pieces(request.read_offset, CHUNK_BYTES):
                 yield chunk_frame(*piece)
 
+    async def PlanUpload(
+        self, request: pb.PlanUploadRequest, context: Context
+    ) -> pb.PlanUploadResponse:
+        """A segment of the blob directory, if clients may write there, and the stream."""
+        locations = [pb.Location(grpc=pb.GrpcLocation())]
+        upload = _upload_request(request.header)
+        challenge = self._plans.challenge
+        path = None if challenge is None else await self._handed_out.plan(upload)
+        if path is not None and challenge is not None:
+            shared = convert.shared_memory(path, challenge)
+            locations.insert(0, pb.Location(shared_memory=shared))
+        return pb.PlanUploadResponse(locations=locations)
+
     async def PlanDownload(
         self, request: pb.PlanDownloadRequest, context: Context
     ) -> pb.PlanDownloadResponse:
@@ -126,11 +150,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         plan = self._plans.download(run_id, number)
         locations = [pb.Location(grpc=pb.GrpcLocation())]
         if plan.path is not None and plan.challenge is not None:
-            shared = pb.SharedMemoryLocation(
-                path=str(plan.path),
-                challenge_path=str(plan.challenge.path),
-                challenge=plan.challenge.content,
-            )
+            shared = convert.shared_memory(plan.path, plan.challenge)
             locations.insert(0, pb.Location(shared_memory=shared))
         return pb.PlanDownloadResponse(
             weight_version=convert.version(run_id, plan.version), locations=locations

@@ -103,6 +103,10 @@ class BlobWriter(Protocol):
     def view(self) -> memoryview:
         """All bytes of the blob, writable; only what `prepare` gave may be touched."""
 
+    @property
+    def path(self) -> Path | None:
+        """Where a process of this host can write the bytes meanwhile; None: nowhere."""
+
     def prepare(self, offset: int) -> int:
         """Reserves and warms the next window from `offset` on; gives where it ends.
 

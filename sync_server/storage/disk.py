@@ -154,6 +154,11 @@ class DiskBlobWriter:
         """All bytes, writable."""
         return self._view
 
+    @property
+    def path(self) -> Path | None:
+        """The partial file."""
+        return self._partial
+
     def prepare(self, offset: int) -> int:
         """Allocates and faults in the next window; in a spare everything is there already.
 

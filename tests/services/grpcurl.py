@@ -30,7 +30,6 @@ UNARY = [
 ]
 # What may still answer UNIMPLEMENTED. Take out what is there.
 NOT_YET = {
-    "WeightService/PlanUpload",
     "WeightService/RollbackRun",
 }
 

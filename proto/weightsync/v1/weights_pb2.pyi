@@ -84,7 +84,7 @@ class UploadWeightsRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadWeightsHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class UploadWeightsHeader(_message.Message):
-    __slots__ = ("name", "worker", "generation", "size_bytes", "digest", "shard_index", "shard_count", "request_id")
+    __slots__ = ("name", "worker", "generation", "size_bytes", "digest", "shard_index", "shard_count", "request_id", "segment")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class UploadWeightsHeader(_message.Message):
     SHARD_INDEX_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     worker: str
     generation: int
@@ -101,7 +102,8 @@ class UploadWeightsHeader(_message.Message):
     shard_index: int
     shard_count: int
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., worker: _Optional[str] = ..., generation: _Optional[int] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    segment: str
+    def __init__(self, name: _Optional[str] = ..., worker: _Optional[str] = ..., generation: _Optional[int] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., request_id: _Optional[str] = ..., segment: _Optional[str] = ...) -> None: ...
 
 class UploadWeightsResponse(_message.Message):
     __slots__ = ("weight_version", "already_existed")
