@@ -14,6 +14,7 @@ from sync_client.connection import new_request_id
 from sync_client.control import RunClient
 from sync_client.files import FileSink, FileSource
 from sync_client.health import Health, check_health
+from sync_client.mapped import as_pulled
 from sync_client.shared_memory import Mapped, attach, copy_into
 from sync_client.shared_push import push_shared
 from sync_client.sources import check_transport, tensor_source
@@ -144,7 +145,8 @@ class AsyncSyncClient(RunClient):
         )
         await announce(header, source)
         response = None
-        if transport in (None, "shared-memory") and source.layout.total_bytes > _WORTH_A_PLAN:
+        worth_it = transport is None and source.layout.total_bytes > _WORTH_A_PLAN
+        if transport == "shared-memory" or worth_it:
 
             async def shared() -> weights_pb2.UploadWeightsResponse | None:
                 return await push_shared(self.connection, header, source, progress)
@@ -152,7 +154,7 @@ class AsyncSyncClient(RunClient):
             response = await self.connection.retrying(shared)
         if response is None and transport == "shared-memory":
             raise errors.TransportUnavailable(
-                f"the files of the server at {self.connection.target.server} "
+                f"shared-memory: the files of the server at {self.connection.target.server} "
                 "can't be written here, or the version is there already"
             )
         if response is None:
@@ -187,7 +189,7 @@ class AsyncSyncClient(RunClient):
         if into is None:
             mapped = await self._map(version, transport)
             if mapped is not None:
-                return _mapped(mapped, names or (), started)
+                return as_pulled(mapped, names or (), started)
         sink = StateDictSink(into, names)
         try:
             received = await self._fetch(version, names or (), sink, progress, transport)
@@ -230,7 +232,7 @@ class AsyncSyncClient(RunClient):
 
         mapped = await self._map(version, None)
         if mapped is not None:
-            for item in _mapped(mapped, names or (), 0.0).state_dict.items():
+            for item in as_pulled(mapped, names or (), 0.0).state_dict.items():
                 yield item
             return
         number = await self._number(version)
@@ -252,7 +254,8 @@ class AsyncSyncClient(RunClient):
         mapped = await self._newest(version, once)
         if mapped is None and transport is not None:
             raise errors.TransportUnavailable(
-                f"the files of the server at {self.connection.target.server} can't be mapped here"
+                f"shared-memory: the files of the server at {self.connection.target.server} "
+                "can't be mapped here"
             )
         if mapped is not None:
             self._remember(convert.version(mapped.version))
@@ -289,26 +292,3 @@ class AsyncSyncClient(RunClient):
             except (errors.VersionRetired, errors.VersionExists):
                 continue  # overtaken by a newer one between the question and the download
         return await once(await self._number(None))
-
-
-def _mapped(mapped: Mapped, names: Sequence[str], started: float) -> Pulled:
-    """A mapped version as tensors: usable at once, whatever its size."""
-    from sync_client.tensors import UnsupportedTensor, state_dict_digest, tensor_from_buffer
-
-    layout, _ = mapped.select(names)
-    whole = mapped.layout.by_name()
-    try:
-        state_dict = {
-            entry.name: tensor_from_buffer(mapped.memory, mapped.layout, whole[entry.name])
-            for entry in layout.tensors
-        }
-    except UnsupportedTensor as error:
-        raise errors.TensorRefused(str(error)) from error
-    return Pulled(
-        version=mapped.version.version,
-        state_dict=state_dict,
-        transport="shared-memory",
-        wire_bytes=0,
-        seconds=time.monotonic() - started,
-        digest=state_dict_digest(state_dict) if names else mapped.version.digest,
-    )

@@ -115,7 +115,15 @@ class LeasedWorker:
     # --- the lease
 
     async def _set_state(self, state: WorkerState, expected: WorkerState | None) -> WorkerStatus:
-        found = await self.client.set_worker_state(self.author, state, expected)
+        try:
+            found = await self.client.set_worker_state(self.author, state, expected)
+        except errors.StateMismatch as error:
+            # Nobody else writes for this generation. So where it left the state that it had for the
+            # one that is wanted, an attempt of ours did that whose answer was lost, and the server
+            # that would remember it was started anew since.
+            if expected is not self.state or error.metadata.get("state") != state.value:
+                raise
+            found = await self.client.set_worker_state(self.author, state)
         self.state = state
         return found
 

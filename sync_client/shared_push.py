@@ -16,8 +16,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy
-
 from sync_client import errors
 from sync_client.connection import Connection, damaged_answer
 from sync_client.shared_memory import opened, same_files, say_never
@@ -111,6 +109,8 @@ async def _fill_and_commit(
 
 def fill(memory: mmap.mmap, source: Source, progress: Progress | None) -> None:
     """Copies the stream of `source` into `memory`, on several threads."""
+    import numpy  # only where tensors move
+
     target = numpy.frombuffer(memory, numpy.uint8)
     total, position = len(target), 0
     pending: list[tuple[Future[None], int]] = []

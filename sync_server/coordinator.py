@@ -40,7 +40,10 @@ R = TypeVar("R")
 Decision = Callable[[Run, Instant], tuple[Sequence[Change], R]]
 
 DEFAULT_RUN = "default"
-# Revisions that were given out but not yet stored at a crash are never given out again.
+_WORKER = (WorkerChanged, WorkerRemoved)
+# Who waits for a version also waits for the trainer's coming and going.
+_WAITED_FOR = (VersionCommitted, VersionRemoved, NothingNew, *_WORKER)
+# What was given out and not yet stored at a crash is never given out again.
 _RESTART_GAP = 100_000
 _REMEMBERED_REQUESTS = 4096
 
@@ -220,15 +223,10 @@ class Coordinator:
         self._notify(run.run_id, changes)
 
     def _notify(self, run_id: str, changes: Sequence[Change]) -> None:
-        """Wakes who waits for these changes: versions also for the trainer's coming and going."""
-        if any(isinstance(c, WorkerChanged | WorkerRemoved) for c in changes):
+        """Wakes who waits for these changes."""
+        if any(isinstance(c, _WORKER) for c in changes):
             self._expiry_changed.set()
-        if any(
-            isinstance(
-                c, VersionCommitted | VersionRemoved | NothingNew | WorkerChanged | WorkerRemoved
-            )
-            for c in changes
-        ):
+        if any(isinstance(c, _WAITED_FOR) for c in changes):
             self.room.notify(("versions", run_id))
         self.room.notify(("events", run_id))
 
@@ -257,8 +255,7 @@ class Coordinator:
         for run_id, live in list(self._runs.items()):
             lost = live.run.workers.expire(self.now())
             if lost:
-                names = [worker.worker_id for worker in lost]
-                _log.warning("leases ran out", run=run_id, workers=names)
+                _log.warning("leases ran out", run=run_id, workers=[w.worker_id for w in lost])
                 # Every transaction begins with it.
                 await self.transact(run_id, lambda run, now: ((), None), durable=False)
 

@@ -58,7 +58,7 @@ class Explorer:
                 who=self._worker.name,
                 ended=time.monotonic(),
                 version=pulled.version,
-                size=pulled.wire_bytes,
+                size=sum(tensor.nbytes for tensor in pulled.state_dict.values()),
                 seconds=pulled.seconds,
                 same=digest == pulled.digest,
                 verified=verified,

@@ -12,15 +12,15 @@ import grpc.aio
 from sync_server.catalog import Catalog
 from sync_server.coordinator import Coordinator
 from sync_server.domain import commands
-from sync_server.domain.errors import InvalidArgument, InvalidDuration, InvalidStream, VersionExists
+from sync_server.domain.errors import InvalidDuration, InvalidStream, VersionExists
 from sync_server.domain.versions import Pusher
 from sync_server.domain.waits import Held, Outcome, is_rewound
 from sync_server.downloads import plan_download
 from sync_server.handed_out import HandedOut
 from sync_server.plans import Plans
 from sync_server.references import References
-from sync_server.services import convert
-from sync_server.uploads import Uploaded, UploadRequest, Uploads, UploadSession
+from sync_server.services import convert, convert_uploads
+from sync_server.uploads import Uploaded, Uploads, UploadSession
 from weightsync import names
 from weightsync.frames import CHUNK_BYTES, chunk_frame, download_header_frame, read_upload_frame
 from weightsync.v1 import weights_pb2 as pb
@@ -86,7 +86,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                     continue
                 if not isinstance(message, pb.UploadWeightsHeader):
                     raise InvalidStream("the stream begins with a chunk: send the header first")
-                request = _upload_request(message)
+                request = convert_uploads.request(message)
                 run_id = request.run_id
                 if message.segment:
                     session = self._handed_out.claim(message.segment, request)
@@ -94,13 +94,13 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                     continue
                 begun = await self._uploads.begin(request)
                 if isinstance(begun, Uploaded):
-                    return _upload_response(run_id, begun)
+                    return convert_uploads.response(run_id, begun)
                 session = begun
             if session is None:
                 raise InvalidStream("the stream is empty: send the header first")
             if filled:
                 await session.adopt()
-            return _upload_response(run_id, await self._uploads.finish(session))
+            return convert_uploads.response(run_id, await self._uploads.finish(session))
         finally:
             if isinstance(session, UploadSession):
                 await asyncio.shield(self._uploads.abandon(session))
@@ -134,7 +134,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     ) -> pb.PlanUploadResponse:
         """A segment of the blob directory, if clients may write there, and the stream."""
         locations = [pb.Location(grpc=pb.GrpcLocation())]
-        upload = _upload_request(request.header)
+        upload = convert_uploads.request(request.header)
         challenge = self._plans.challenge
         path = None if challenge is None else await self._handed_out.plan(upload)
         if path is not None and challenge is not None:
@@ -289,24 +289,3 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             request=("DeleteWeightVersion", request.request_id),
         )
         return pb.DeleteWeightVersionResponse()
-
-
-def _upload_request(header: pb.UploadWeightsHeader) -> UploadRequest:
-    if header.shard_count > 1:
-        raise NotImplementedError
-    if header.shard_count < 0 or header.shard_index != 0:
-        raise InvalidArgument(
-            f"shard {header.shard_index} of {header.shard_count}", field="shard_index"
-        )
-    run_id, number = names.parse_version(header.name)
-    pusher = Pusher(convert.own_worker(header.worker, run_id), header.generation)
-    return UploadRequest(
-        run_id, number, pusher, header.size_bytes, header.digest, header.request_id
-    )
-
-
-def _upload_response(run_id: str, uploaded: Uploaded) -> pb.UploadWeightsResponse:
-    return pb.UploadWeightsResponse(
-        weight_version=convert.version(run_id, uploaded.version),
-        already_existed=uploaded.already_existed,
-    )

@@ -18,6 +18,7 @@ import secrets
 from pathlib import Path
 
 from sync_server.storage.base import BlobMissing, BlobReader, NoSpace, StorageError
+from sync_server.storage.filesystems import free, is_tmpfs, sync_directory
 from sync_server.storage.segments import Segment, SegmentPool
 
 _BLOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/\d+-[0-9a-f]{16}\.safetensors")
@@ -47,7 +48,7 @@ class DiskBlobStore:
             self._lock = -1
             raise StorageError(f"another server uses the blob directory {directory}") from error
         self._directory = directory.resolve()
-        self.in_memory = _is_tmpfs(directory)
+        self.in_memory = is_tmpfs(directory)
         self._sync = not self.in_memory
         self._pool = None if self._sync else SegmentPool()
 
@@ -61,7 +62,7 @@ class DiskBlobStore:
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
                 if self._sync:  # or a crash could take the whole folder along
-                    _sync_directory(self._directory)
+                    sync_directory(self._directory)
             return DiskBlobWriter(self._directory, blob_id, size_bytes, self._pool)
         except OSError as error:
             if error.errno in _NO_ROOM:
@@ -80,7 +81,7 @@ class DiskBlobStore:
         except (OSError, ValueError) as error:
             raise BlobMissing(f"blob {blob_id} can't be read: {error}") from error
 
-    def path(self, blob_id: str) -> Path | None:
+    def path(self, blob_id: str) -> Path:
         """The file itself."""
         return self._path(blob_id)
 
@@ -140,7 +141,7 @@ class DiskBlobWriter:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(self._partial, flags, 0o640)
         try:
-            if size_bytes > _free(fd) and not (self._make_room() and size_bytes <= _free(fd)):
+            if size_bytes > free(fd) and not (self._make_room() and size_bytes <= free(fd)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.ftruncate(fd, size_bytes)
             return Segment(self._partial, fd, size_bytes)
@@ -194,7 +195,7 @@ class DiskBlobWriter:
                 os.fsync(segment.fd)
             segment.move(self._target)
             if self._pool is None:
-                _sync_directory(self._target.parent)
+                sync_directory(self._target.parent)
         except OSError as error:
             self.discard()
             for path in (self._partial, self._target):
@@ -279,28 +280,3 @@ class DiskBlobReader:
         with contextlib.suppress(BufferError):
             self._view.release()
             self._map.close()
-
-
-def _free(fd: int) -> int:
-    room = os.fstatvfs(fd)
-    return room.f_bavail * room.f_frsize
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _is_tmpfs(path: Path) -> bool:
-    # os.statvfs has no file system type; /proc/self/mountinfo names the mount that holds a path.
-    device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            left, _, right = line.partition(" - ")
-            if left.split()[2] == wanted:
-                return right.split()[0] in {"tmpfs", "ramfs"}
-    return False

@@ -14,7 +14,16 @@ from tests.cli.runner import Command, together
 from tests.servers import ServerProcess, running_server
 from tests.until import until
 
-WAIT_KEYS = {"run", "reached", "version", "digest", "rewound", "outcome", "trainer_state"}
+WAIT_KEYS = {
+    "run",
+    "reached",
+    "version",
+    "digest",
+    "rewound",
+    "outcome",
+    "trainer_state",
+    "revision",
+}
 EVENT_KEYS = {"revision", "time", "kind", "worker", "version", "snapshot", "name", "detail"}
 
 

@@ -13,7 +13,9 @@ import torch
 from sync_client import SyncClient, WaitOutcome, WorkerState, errors
 from sync_client.types import WorkerStatus
 from tests.servers import ServerProcess, running_server
+from tests.services.raw import open_channel
 from tests.until import until
+from weightsync.v1 import workers_pb2, workers_pb2_grpc
 
 WEIGHTS = {"a": torch.ones(3)}
 
@@ -186,3 +188,30 @@ def _back(client: SyncClient) -> bool:
         return False
     wanted = {"trainer": WorkerState.WAITING_SYNC, "explorer-0": WorkerState.REQUIRE_SYNC}
     return states == wanted
+
+
+def test_a_compare_and_set_whose_answer_was_lost_is_done(
+    client: SyncClient, server: ServerProcess
+) -> None:
+    """The server changed the state, died before it said so, and forgot the request."""
+    explorer = client.register("explorer", name="e")
+    with open_channel(server.address) as channel:
+        stub = workers_pb2_grpc.WorkerServiceStub(channel)
+
+        def earlier_attempt(state: workers_pb2.WorkerState) -> None:
+            name = f"runs/{client.run}/workers/e"
+            stub.SetWorkerState(
+                workers_pb2.SetWorkerStateRequest(
+                    name=name, generation=explorer.generation, state=state
+                )
+            )
+
+        earlier_attempt(workers_pb2.WORKER_STATE_REQUIRE_SYNC)
+        found = explorer.set_state("REQUIRE_SYNC", expected="RUNNING")
+        assert found.state is explorer.state is WorkerState.REQUIRE_SYNC
+        # What this worker never was, or what nobody asked for, is still a mismatch.
+        with pytest.raises(errors.StateMismatch):
+            explorer.set_state("REQUIRE_SYNC", expected="WAITING_SYNC")
+        earlier_attempt(workers_pb2.WORKER_STATE_WAITING_SYNC)
+        with pytest.raises(errors.StateMismatch):
+            explorer.set_state("RUNNING", expected="REQUIRE_SYNC")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from sync_client import SyncClient
-from tests.servers import ServerProcess
+from tests.servers import ServerProcess, running_server
 from tests.services.raw import open_channel
+from tests.services.sharing import ON
 
 
 @pytest.fixture
@@ -37,3 +38,17 @@ def pushed(client: SyncClient, weights: dict[str, torch.Tensor]) -> str:
     """The run's name after version 5 was pushed to it without a lease."""
     client.push(weights, version=5)
     return f"runs/{client.run}"
+
+
+@pytest.fixture(scope="module")
+def sharing() -> Iterator[ServerProcess]:
+    """A server whose files may be mapped; on a tmpfs where there is one."""
+    with running_server(environment=ON) as server:
+        yield server
+
+
+@pytest.fixture
+def local(sharing: ServerProcess, run_id: str) -> Iterator[SyncClient]:
+    """A client of a run of its own, on the server's host."""
+    with SyncClient(sharing.address, run_id) as made:
+        yield made

@@ -177,7 +177,7 @@ def test_the_spare_of_a_server_that_was_killed_is_swept(blobs: Path) -> None:
 
 
 def test_on_a_disk_a_deleted_blob_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_is_tmpfs", lambda path: False)  # whatever tmp_path is
+    monkeypatch.setattr(disk, "is_tmpfs", lambda path: False)  # whatever tmp_path is
     store = DiskBlobStore(tmp_path)
     store.delete(put(store, OLD))
     assert list((tmp_path / "run").iterdir()) == []

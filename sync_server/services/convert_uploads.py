@@ -1,0 +1,33 @@
+"""Uploads as messages."""
+
+from __future__ import annotations
+
+from sync_server.domain.errors import InvalidArgument
+from sync_server.domain.versions import Pusher
+from sync_server.services import convert
+from sync_server.uploads import Uploaded, UploadRequest
+from weightsync import names
+from weightsync.v1 import weights_pb2 as pb
+
+
+def request(header: pb.UploadWeightsHeader) -> UploadRequest:
+    """What a sender announces. Raises InvalidArgument, InvalidName."""
+    if header.shard_count > 1:
+        raise NotImplementedError
+    if header.shard_count < 0 or header.shard_index != 0:
+        raise InvalidArgument(
+            f"shard {header.shard_index} of {header.shard_count}", field="shard_index"
+        )
+    run_id, number = names.parse_version(header.name)
+    pusher = Pusher(convert.own_worker(header.worker, run_id), header.generation)
+    return UploadRequest(
+        run_id, number, pusher, header.size_bytes, header.digest, header.request_id
+    )
+
+
+def response(run_id: str, uploaded: Uploaded) -> pb.UploadWeightsResponse:
+    """The committed version."""
+    return pb.UploadWeightsResponse(
+        weight_version=convert.version(run_id, uploaded.version),
+        already_existed=uploaded.already_existed,
+    )
