@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import mmap
 import os
@@ -21,13 +22,14 @@ from dataclasses import dataclass
 from sync_client import errors
 from sync_client.connection import Connection
 from sync_client.transfer import Progress, Received, Sink
-from weightsync.layout import Layout, LayoutError, UnknownTensor, parse
+from weightsync.layout import Layout, LayoutError, UnknownTensor, header_size, parse
 from weightsync.v1 import weights_pb2 as pb
 from weightsync.v1 import weights_pb2_grpc
 
 _log = logging.getLogger("weightsync")
 
 _MAX_CHALLENGE = 4096
+_PREFIX_BYTES = 8
 _PIECE_BYTES = 8 << 20
 # A version may be retired between the answer of the server and the lock.
 _ATTEMPTS = 3
@@ -140,9 +142,17 @@ def _map(path: str, version: pb.WeightVersion) -> Mapped | None:
                 return None
             # The mapping has a descriptor of its own, and with it the lock.
             memory = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
-        return Mapped(version, memory, parse(memoryview(memory), version.size_bytes))
+        size = version.size_bytes
+        header = memory[: header_size(memory[:_PREFIX_BYTES], size)]
+        return Mapped(version, memory, _layout(header, size))
     except (OSError, ValueError, LayoutError):
         return None
+
+
+@functools.lru_cache(maxsize=8)
+def _layout(header: bytes, size_bytes: int) -> Layout:
+    """The layout of a header: from one version to the next it is the same."""
+    return parse(header, size_bytes)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from sync_client.tensor_memory import (
     SAFETENSORS_DTYPES,
     TORCH_DTYPES,
     UnsupportedTensor,
-    address_range,
     describe,
     digest_of,
     flat_copy,
@@ -211,7 +210,7 @@ def tensor_from_buffer(
     if not nbytes:
         return torch.empty(shape, dtype=dtype)
     memory = torch.frombuffer(view, dtype=torch.uint8, count=nbytes, offset=start)
-    if address_range(memory)[0] % dtype.itemsize:
+    if memory.data_ptr() % dtype.itemsize:
         memory = memory.clone()
     return from_bytes(memory, dtype, shape)
 
