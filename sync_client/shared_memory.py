@@ -101,12 +101,19 @@ def copy_into(
     """Fills a sink from a mapped version, and verifies what arrived. Raises DigestMismatch."""
     layout, ranges = mapped.select(names)
     sink.begin(layout)
-    done = layout.data_offset
-    for piece in mapped.pieces(ranges):
-        sink.write(piece)
-        done += len(piece)
+    fill = getattr(sink, "fill", None)
+    if fill is not None and len(ranges) == 1:
+        begin, end = ranges[0]
+        fill(memoryview(mapped.memory)[begin:end])
         if progress is not None:
-            progress(done, layout.total_bytes)
+            progress(layout.total_bytes, layout.total_bytes)
+    else:
+        done = layout.data_offset
+        for piece in mapped.pieces(ranges):
+            sink.write(piece)
+            done += len(piece)
+            if progress is not None:
+                progress(done, layout.total_bytes)
     found = sink.digest()
     if not names and found != mapped.version.digest:
         raise errors.DigestMismatch(

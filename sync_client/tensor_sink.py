@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sync_client.tensor_copies import copy_all
+from sync_client.tensor_fit import fit_problems, name_problems, overlapping
 from sync_client.tensor_memory import (
-    UnsupportedTensor,
-    address_range,
-    describe,
     digest_of,
-    dtype_text,
     from_bytes,
     identity,
     is_flat,
     memory_view,
-    overlaps_itself,
     settle,
     store,
     torch_type,
 )
-from weightsync.digests import StreamDigester
+from weightsync.digests import StreamDigester, tensor_digest
 from weightsync.layout import Layout, TensorEntry
 
 if TYPE_CHECKING:
@@ -101,17 +98,17 @@ class StateDictSink:
         self._layout = None
         types = {e.name: torch_type(e.name, e.dtype, e.shape) for e in layout.tensors}
         if self._names is not None:
-            _refuse(_name_problems(self._names, types, "asked for"))
+            _refuse(name_problems(self._names, types, "asked for"))
         if self._into is None:
             self._tensors = {
                 name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in types.items()
             }
         else:
             wanted = self._into.keys() if self._names is None else self._names & self._into.keys()
-            problems = _name_problems(wanted, types, "in `into`")
+            problems = name_problems(wanted, types, "in `into`")
             for name, (dtype, shape) in types.items():
                 if name in self._into:
-                    problems += _fit_problems(name, self._into[name], dtype, shape)
+                    problems += fit_problems(name, self._into[name], dtype, shape)
             _refuse(problems)
             self._tensors = {name: self._into[name] for name in types}
         self._layout = layout
@@ -138,6 +135,29 @@ class StateDictSink:
             target[:] = source[: len(target)]
             self.advance(len(target))
             source = source[len(target) :]
+
+    def fill(self, data: memoryview) -> None:
+        """Takes the whole data section at once, from memory: several threads copy and hash.
+
+        Right after `begin`. Where a tensor needs staging it is the same as `write`.
+        """
+        layout = self._started()
+        filled = [entry for entry in layout.tensors if entry.nbytes]
+        if not all(is_flat(self._tensors[entry.name]) for entry in filled):
+            self.write(data)
+            return
+        self.touched = True
+        jobs: list[tuple[memoryview, memoryview]] = []
+        for entry in filled:
+            tensor = self._tensors[entry.name]
+            if not tensor.is_inference():
+                torch.autograd.graph.increment_version(tensor)
+            jobs.append((memory_view(tensor), data[entry.begin : entry.end]))
+        found = copy_all(jobs)
+        digests = {e.name: tensor_digest(b"") for e in layout.tensors}
+        digests.update(zip((e.name for e in filled), found, strict=True))
+        self._digester = StreamDigester.of(layout, digests)
+        self.received, self._index = layout.data_bytes, len(self._entries)
 
     def window(self, limit: int) -> memoryview:
         """Where the next bytes belong: a writable view of 1 to `limit` bytes, of one tensor.
@@ -224,7 +244,7 @@ class StateDictSink:
             twin = first.setdefault(identity(tensor), name)
             if arrived[twin] != arrived[name]:
                 suspects |= {twin, name}
-        suspects |= _overlapping({name: self._tensors[name] for name in first.values()})
+        suspects |= overlapping({name: self._tensors[name] for name in first.values()})
         return [
             f"tensor {name!r}: shares memory in `into` with a tensor that the version has different"
             for name in sorted(suspects)
@@ -245,40 +265,3 @@ class StateDictSink:
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise IntoMismatch(problems)
-
-
-def _name_problems(wanted: Collection[str], found: Collection[str], where: str) -> list[str]:
-    missing = [f"tensor {n!r}: {where}, but not in the version" for n in wanted if n not in found]
-    return missing + [
-        f"tensor {name!r}: in the version, but not {where}" for name in found if name not in wanted
-    ]
-
-
-def _fit_problems(
-    name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]
-) -> list[str]:
-    """Why `tensor` cannot take a tensor of the version: no line, or one."""
-    try:
-        describe(name, tensor)
-    except UnsupportedTensor as error:
-        return [f"tensor {name!r}: cannot be written ({error.dtype}): {error.detail}"]
-    expected = f"{dtype_text(dtype)} {list(shape)}"
-    got = f"{dtype_text(tensor.dtype)} {list(tensor.shape)}"
-    if expected != got:
-        return [f"tensor {name!r}: expected {expected} as in the version, got {got} in `into`"]
-    if overlaps_itself(tensor):
-        return [f"tensor {name!r}: cannot be written, its elements share memory (expand)"]
-    return []
-
-
-def _overlapping(tensors: Mapping[str, torch.Tensor]) -> set[str]:
-    """The names whose address ranges touch another one's on the same device."""
-    found: set[str] = set()
-    ranges = sorted((str(t.device), *address_range(t), name) for name, t in tensors.items())
-    device, end, holder = "", 0, ""
-    for where, start, stop, name in ranges:
-        if where == device and start < end:
-            found |= {name, holder}
-        if where != device or stop > end:
-            device, end, holder = where, stop, name
-    return found

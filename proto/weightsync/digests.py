@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index, itemgetter
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StreamDigester",
+    "TensorDigester",
     "check_digest",
     "check_version_digest",
     "tensor_digest",
@@ -93,6 +94,21 @@ def version_digest(entries: Iterable[tuple[str, str, Sequence[int], str]]) -> st
     return _VERSION + hasher.hexdigest()
 
 
+class TensorDigester:
+    """The digest of one tensor whose bytes come in pieces."""
+
+    def __init__(self) -> None:
+        self._hasher = xxhash.xxh3_64()
+
+    def update(self, view: ReadableBuffer) -> None:
+        """Takes the next bytes: any C-contiguous buffer."""
+        self._hasher.update(view)
+
+    def digest(self) -> str:
+        """The digest of what came."""
+        return _TENSOR + self._hasher.hexdigest()
+
+
 class StreamDigester:
     """All digests of a data section in one pass over its bytes, without copying them.
 
@@ -107,6 +123,17 @@ class StreamDigester:
         self._current = 0  # index in _filled of the tensor that the next byte belongs to
         self._hasher = xxhash.xxh3_64()
         self._position = 0
+
+    @classmethod
+    def of(cls, layout: Layout, digests: Mapping[str, str]) -> StreamDigester:
+        """One that has taken everything; `digests` of all tensors were computed elsewhere.
+
+        Raises KeyError where one is missing.
+        """
+        made = cls(layout)
+        made._digests = {entry.name: digests[entry.name] for entry in layout.tensors}
+        made._position = layout.data_bytes
+        return made
 
     @property
     def position(self) -> int:

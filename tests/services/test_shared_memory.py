@@ -260,3 +260,23 @@ def test_the_challenge_goes_with_the_server() -> None:
             assert second.name != first.name
             blobs = server.blob_dir
         assert list(blobs.glob(".challenge-*")) == []
+
+
+def test_copies_into_every_kind_of_tensor(local: SyncClient) -> None:
+    """Flat ones by several threads, strided ones through a buffer, tied ones twice."""
+    sent = {**weights(2), "tied": torch.arange(12.0).reshape(3, 4)}
+    sent["again"] = sent["tied"].clone()
+    local.push(sent, version=1)
+    flat = {name: torch.zeros_like(tensor) for name, tensor in sent.items()}
+    flat["again"] = flat["tied"]
+    strided = {name: torch.zeros(*t.shape, 2, dtype=t.dtype)[..., 0] for name, t in sent.items()}
+    for own in (flat, strided):
+        pulled = local.pull(into=own)
+        assert pulled.transport == "shared-memory"
+        assert same(own, sent)
+    part = {"b": torch.zeros(7, dtype=torch.float64), "scalar": torch.zeros(())}
+    local.pull(into=part, names=["scalar", "b"])
+    assert same(part, {name: sent[name] for name in part})
+    local.push({**sent, "again": sent["tied"] + 1}, version=2)
+    with pytest.raises(errors.IntoRefused, match="shares memory"):
+        local.pull(into=flat)
