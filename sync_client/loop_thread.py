@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import threading
 import weakref
@@ -23,6 +24,9 @@ class LoopThread:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = _new_event_loop()
+        self._lock = threading.Lock()
+        self._ending = False
+        self._under_way: set[concurrent.futures.Future[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="weightsync-client", daemon=True)
         self._thread.start()
         _threads.add(self)
@@ -42,10 +46,16 @@ class LoopThread:
         """Begins `work` on the loop, in the order of the submissions. Raises as `call` does."""
         try:
             self._check()
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            with self._lock:  # after the end begins nobody would run it
+                if self._ending:
+                    raise errors.ClientClosed("the client is closed")
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+                self._under_way.add(future)
         except BaseException:
             work.close()
             raise
+        future.add_done_callback(self._done)
+        return future
 
     def stop(self) -> None:
         """Ends the thread. Safe to call twice."""
@@ -57,6 +67,9 @@ class LoopThread:
     def closed(self) -> bool:
         """Whether it was stopped."""
         return self._loop.is_closed()
+
+    def _done(self, future: concurrent.futures.Future[Any]) -> None:
+        self._under_way.discard(future)
 
     def _check(self) -> None:
         if self._pid != os.getpid():
@@ -77,6 +90,10 @@ class LoopThread:
         try:
             self._loop.run_forever()
         finally:
+            with self._lock:
+                self._ending = True
+            # What was submitted just before becomes a task now, to be cancelled with the others.
+            self._loop.run_until_complete(asyncio.sleep(0))
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
@@ -84,6 +101,8 @@ class LoopThread:
                 self._loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_SECONDS))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
+            for future in list(self._under_way):  # of tasks that would not end
+                future.cancel()
 
 
 _threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
@@ -128,5 +147,5 @@ def iterate(thread: LoopThread, items: AsyncIterator[R]) -> Iterator[R]:
         while (item := thread.call(following())) is not end:
             yield item
     finally:
-        if not thread.closed:
+        with contextlib.suppress(errors.ClientClosed):  # it ended all iterators itself
             thread.call(close())

@@ -163,6 +163,35 @@ def test_closing_ends_what_other_threads_wait_for(server: ServerProcess, run_id:
             assert isinstance(future.exception(timeout=10), errors.ClientClosed)
 
 
+def test_whoever_comes_while_a_client_closes_is_answered(
+    server: ServerProcess, run_id: str
+) -> None:
+    """Calls that begin at every moment of the end: each is answered, or told that it is closed."""
+    with SyncClient(server.address, run=run_id) as first:
+        first.push({"a": torch.ones(1)}, version=1)
+
+    def ask(client: SyncClient) -> int:
+        answers = 0
+        while True:
+            try:
+                client.status()
+                for _ in client.watch(after_revision=10**9):
+                    pass
+            except errors.ClientClosed:
+                return answers
+            except errors.SyncError:
+                answers += 1
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(25):
+            client = SyncClient(server.address, run=run_id)
+            asking = [threads.submit(ask, client) for _ in range(4)]
+            client.status()
+            client.close()
+            for future in asking:
+                future.result(timeout=20)
+
+
 FORK = """
 import os, sys
 from sync_client import SyncClient, errors
