@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from sync_client import AsyncSyncClient, AsyncWorker, SyncClient, Worker, WorkerState, errors
+from sync_client.loop_thread import LoopThread
 from tests.servers import ServerProcess
 from tests.until import until
 
@@ -190,6 +191,30 @@ def test_whoever_comes_while_a_client_closes_is_answered(
             client.close()
             for future in asking:
                 future.result(timeout=20)
+
+
+def test_no_call_is_taken_once_the_end_has_begun() -> None:
+    """It might be run by nobody, and who made it would wait for ever."""
+    thread = LoopThread()
+    ending, go_on = threading.Event(), threading.Event()
+
+    async def slow_to_go() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ending.set()
+            await asyncio.to_thread(go_on.wait, 10)
+
+    thread.submit(slow_to_go())
+    thread.call(asyncio.sleep(0))
+    with ThreadPoolExecutor(1) as threads:
+        stopping = threads.submit(thread.stop)
+        assert ending.wait(10)
+        with pytest.raises(errors.ClientClosed):
+            thread.call(asyncio.sleep(0))
+        go_on.set()
+        stopping.result(timeout=10)
+    assert thread.closed
 
 
 FORK = """
