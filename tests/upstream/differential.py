@@ -73,8 +73,8 @@ class Sequence:
             *[("wait_new_model_state_dict", self._current())] * 4,
         ]
         new, old = source.choice(statuses), source.choice(statuses)
-        # 3: an explorer that stops wakes upstream's waiters.
-        if not (waits and STOPPED in (new, old)):
+        # 3: an explorer that stops wakes upstream's waiters; 7: one of them may be moved.
+        if not (waits and (STOPPED in (new, old) or old is REQUIRE)):
             choices += [("set_explorer_status", new), ("set_explorer_status", new, old)]
         # 8: upstream meets with whoever has set a status by hand; 9: nobody else waits then.
         by_hand = actor.trainer_status is REQUIRE or counts.get(REQUIRE, 0)
@@ -109,13 +109,10 @@ class Sequence:
             self.step = arguments[1]
         if method == "ready_to_nccl_sync":
             return await self._meet()
-        before = dict(self.upstream.actor.explorer_status_counts)
         if method == "wait_new_model_state_dict":
             self._start(f"wait {len(self.said)}", method, *arguments)
             return None
-        theirs = await self.upstream.call(method, *arguments)
-        if theirs is AssertionError:  # 2: upstream changes the counts and then refuses
-            self.upstream.actor.explorer_status_counts.update(before)
+        theirs = await self._theirs(method, *arguments)
         ours = await self.ours.call(method, *arguments)
         return None if theirs == ours else f"upstream gave {theirs}, the handle {ours}"
 
@@ -126,11 +123,12 @@ class Sequence:
         )
 
     async def _theirs(self, method: str, *arguments: Any) -> Any:
-        counts = self.upstream.actor.explorer_status_counts
-        before = dict(counts)
         result = await self.upstream.call(method, *arguments)
-        if result is AssertionError:  # 2, as above
-            counts.update({key: before.get(key, 0) for key in counts})
+        if result is AssertionError:
+            # 2: upstream counts down below zero and then refuses. The others may have called in
+            # between, so only that one step is undone.
+            counts = self.upstream.actor.explorer_status_counts
+            counts.update({status: 0 for status, count in counts.items() if count < 0})
         return result
 
     async def _meet(self) -> str | None:
