@@ -11,7 +11,8 @@ import asyncio
 from pathlib import Path
 
 from sync_server.domain.errors import InvalidArgument
-from sync_server.uploads import Uploaded, UploadRequest, Uploads, UploadSession
+from sync_server.intake import UploadRequest
+from sync_server.uploads import Uploaded, Uploads, UploadSession
 
 _CLAIM_SECONDS = 10.0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sync_server.domain.errors import InvalidArgument
 from sync_server.domain.versions import Pusher
+from sync_server.intake import UploadRequest
 from sync_server.services import convert
-from sync_server.uploads import Uploaded, UploadRequest
+from sync_server.uploads import Uploaded
 from weightsync import names
 from weightsync.v1 import weights_pb2 as pb
 
