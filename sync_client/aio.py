@@ -16,9 +16,9 @@ from sync_client.files import FileSink, FileSource
 from sync_client.health import Health, check_health
 from sync_client.mapped import as_pulled
 from sync_client.shared_memory import Mapped, attach, copy_into
-from sync_client.shared_push import push_shared
 from sync_client.sources import check_transport, tensor_source
-from sync_client.transfer import Progress, Received, Source, announce, download, upload
+from sync_client.transfer import Progress, Received, Source, announce
+from sync_client.transports import pull_bytes, push_bytes
 from sync_client.types import Pulled, VersionInfo, WorkerRole
 from sync_client.worker import AsyncWorker
 from weightsync import names
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R")
-# Smaller ones have gone over gRPC before the server has answered where else they could go.
-_WORTH_A_PLAN = 1 << 20
 
 
 class AsyncSyncClient(RunClient):
@@ -144,21 +142,7 @@ class AsyncSyncClient(RunClient):
             request_id=new_request_id(),
         )
         await announce(header, source)
-        response = None
-        worth_it = transport is None and source.layout.total_bytes > _WORTH_A_PLAN
-        if transport == "shared-memory" or worth_it:
-
-            async def shared() -> weights_pb2.UploadWeightsResponse | None:
-                return await push_shared(self.connection, header, source, progress)
-
-            response = await self.connection.retrying(shared)
-        if response is None and transport == "shared-memory":
-            raise errors.TransportUnavailable(
-                f"shared-memory: the files of the server at {self.connection.target.server} "
-                "can't be written here, or the version is there already"
-            )
-        if response is None:
-            response = await upload(self.connection, header, source, progress)
+        response = await push_bytes(self.connection, header, source, transport, progress)
         info = convert.version(response.weight_version)
         self._remember(info)
         return info
@@ -275,7 +259,8 @@ class AsyncSyncClient(RunClient):
             return await loop.run_in_executor(None, copy_into, mapped, names, sink, progress)
 
         async def once(number: int) -> Received:
-            return await download(self.connection, self._name(number), names, sink, progress)
+            name = self._name(number)
+            return await pull_bytes(self.connection, name, names, sink, transport, progress)
 
         received = await self._newest(version, once)
         self._remember(convert.version(received.version))

@@ -76,7 +76,8 @@ async def attach(connection: Connection, name: str) -> Mapped | None:
     stub = weights_pb2_grpc.WeightServiceStub
     for _ in range(_ATTEMPTS):
         try:
-            plan = await connection.call(stub, "PlanDownload", pb.PlanDownloadRequest(name=name))
+            request = pb.PlanDownloadRequest(name=name, transports=["shared-memory"])
+            plan = await connection.call(stub, "PlanDownload", request)
         except errors.Unimplemented:
             say_never(connection, "the server is of an earlier release")
             return None

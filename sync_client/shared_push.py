@@ -19,7 +19,7 @@ from typing import Any
 from sync_client import errors
 from sync_client.connection import Connection, damaged_answer
 from sync_client.shared_memory import opened, same_files, say_never
-from sync_client.transfer import UPLOAD, Progress, Source
+from sync_client.transfer import UPLOAD, Progress, Source, there_already
 from weightsync.frames import upload_header_frame
 from weightsync.v1 import weights_pb2 as pb
 from weightsync.v1 import weights_pb2_grpc
@@ -37,7 +37,7 @@ async def push_shared(
     source: Source,
     progress: Progress | None,
 ) -> pb.UploadWeightsResponse | None:
-    """Pushes through a segment; None where that can't be done here, or no bytes are needed.
+    """Pushes through a segment; None where that can't be done here.
 
     `header` has its size and digest. Raises what an upload raises.
     """
@@ -45,10 +45,12 @@ async def push_shared(
         return None
     stub = weights_pb2_grpc.WeightServiceStub
     try:
-        plan = await connection.call(stub, "PlanUpload", pb.PlanUploadRequest(header=header))
+        plan = await connection.call(stub, "PlanUpload", _request(header))
     except errors.Unimplemented:
         say_never(connection, "the server is of an earlier release")
         return None
+    if plan.HasField("weight_version"):
+        return there_already(plan)
     offers = [p.shared_memory for p in plan.locations if p.HasField("shared_memory")]
     if not offers:
         return None
@@ -65,6 +67,10 @@ async def push_shared(
     if memory is None:
         return None
     return await _fill_and_commit(connection, header, offers[0].path, memory, source, progress)
+
+
+def _request(header: pb.UploadWeightsHeader) -> pb.PlanUploadRequest:
+    return pb.PlanUploadRequest(header=header, transports=["shared-memory"])
 
 
 async def _fill_and_commit(

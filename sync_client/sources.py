@@ -28,7 +28,5 @@ def check_transport(transport: str | None, delta: bool | None) -> None:
         raise errors.InvalidArgument(
             f"transport {transport!r}: grpc, http, shared-memory or None is allowed"
         )
-    if transport == "http":
-        raise errors.TransportUnavailable(f"the server does not offer {transport} yet: use grpc")
     if delta:
         raise errors.TransportUnavailable("the server does not offer patches yet: use delta=None")

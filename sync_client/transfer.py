@@ -76,6 +76,11 @@ async def announce(header: pb.UploadWeightsHeader, source: Source) -> None:
         header.digest = await asyncio.get_running_loop().run_in_executor(None, source.digest)
 
 
+def there_already(plan: pb.PlanUploadResponse) -> pb.UploadWeightsResponse:
+    """The answer to a push whose plan says that no bytes are needed."""
+    return pb.UploadWeightsResponse(weight_version=plan.weight_version, already_existed=True)
+
+
 async def upload(
     connection: Connection,
     header: pb.UploadWeightsHeader,

@@ -26,6 +26,7 @@ from sync_server.domain.versions import DEFAULT_KEEP
 
 DEFAULT_GRPC_PORT = 50051
 ENV_PREFIX = "WEIGHTSYNC_"
+OFF = "off"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -53,6 +54,11 @@ class ServerSettings(BaseSettings):
         f"127.0.0.1:{DEFAULT_GRPC_PORT}",
         description="Where gRPC is served, HOST:PORT; port 0 picks a free one.",
     )
+    http_listen: str | None = Field(
+        None,
+        description="Where bulk bytes are served over HTTP, HOST:PORT, or `off`. Default: the host "
+        "of `listen` and the port after it, or a free one.",
+    )
     insecure: bool = Field(
         False, description="Serve another address than loopback without TLS and a token."
     )
@@ -75,6 +81,15 @@ class ServerSettings(BaseSettings):
         description="How many versions of a run are kept, pinned ones apart.",
     )
     max_uploads: int = Field(64, ge=1, le=100_000, description="How many uploads may be under way.")
+    http_connections: int = Field(
+        256, ge=1, le=100_000, description="How many connections the HTTP port takes at a time."
+    )
+    http_stall_seconds: float = Field(
+        30.0,
+        ge=0.1,
+        le=3600,
+        description="When a connection of the HTTP port on which next to nothing moves is cut.",
+    )
     max_header_mib: int = Field(
         16, ge=1, le=1024, description="The largest safetensors header that is accepted, in MiB."
     )
@@ -90,6 +105,13 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _listen_is_an_address(cls, value: str) -> str:
         split_address(value)
+        return value
+
+    @field_validator("http_listen")
+    @classmethod
+    def _http_listen_is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and value != OFF:
+            split_address(value)
         return value
 
     @property
@@ -186,12 +208,16 @@ def _sources(
 
 
 def _check_exposure(settings: ServerSettings) -> None:
-    host, _ = split_address(settings.listen)
-    if host not in _LOOPBACK and not settings.insecure:
-        raise ConfigError(
-            f"listen {settings.listen!r}: another address than loopback needs TLS and a token, "
-            "or --insecure"
-        )
+    for name in ("listen", "http_listen"):
+        address: str | None = getattr(settings, name)
+        if address in (None, OFF) or settings.insecure:
+            continue
+        host, _ = split_address(address)
+        if host not in _LOOPBACK:
+            raise ConfigError(
+                f"{name} {address!r}: another address than loopback needs TLS and a token, "
+                "or --insecure"
+            )
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,10 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from sync_server.bulk.exchange import Parts
+from sync_server.bulk.port import BulkPort
+from sync_server.bulk.start import open_bulk_port
+from sync_server.bulk.tickets import Tickets
 from sync_server.catalog import Catalog
 from sync_server.challenge import Challenge
 from sync_server.config import ServerSettings
@@ -25,11 +27,11 @@ from sync_server.domain.errors import DomainError
 from sync_server.domain.leases import Instant
 from sync_server.handed_out import HandedOut
 from sync_server.journal import Journal
-from sync_server.lifetime import unlocked
 from sync_server.listener import Listener, StartError
 from sync_server.meetings import MeetingRooms
-from sync_server.plans import Plans
+from sync_server.plans import Offers, Plans
 from sync_server.reconcile import reconcile
+from sync_server.services import convert_uploads
 from sync_server.services.health import HealthServicer
 from sync_server.services.progress import ProgressServicer
 from sync_server.services.rendezvous import RendezvousServicer
@@ -116,6 +118,7 @@ class Server:
         self._listener: Listener | None = None
         self._data_lock: IO[bytes] | None = None
         self._challenge: Challenge | None = None
+        self._bulk: BulkPort | None = None
 
     async def start(self) -> Endpoints:
         """Restores the state and serves. Raises StartError."""
@@ -146,12 +149,15 @@ class Server:
             max_header_bytes=settings.max_header_mib << 20,
         )
         self._handed_out = HandedOut(self._uploads)
+        self._offers = Offers(self._challenge)
+        http = self._start_bulk_port()
         self._listener = Listener(self._build, settings.listen)
-        endpoints = Endpoints(grpc=await self._listener.start())
+        endpoints = Endpoints(grpc=await self._listener.start(), http=http)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info(
             "serving",
             grpc=endpoints.grpc,
+            http=endpoints.http,
             data_dir=str(settings.data_dir),
             blobs=str(settings.blobs),
         )
@@ -175,7 +181,10 @@ class Server:
         await self._health.enter_graceful_shutdown()
         # First the waits: `stop` would sit out the whole grace with them parked.
         self._coordinator.release_waiters()
-        await self._listener.stop(self._settings.shutdown_grace)
+        await asyncio.gather(
+            self._listener.stop(self._settings.shutdown_grace),
+            *(() if self._bulk is None else (self._bulk.stop(self._settings.shutdown_grace),)),
+        )
         if self._challenge is not None:
             self._challenge.close()
         await self._handed_out.close()
@@ -192,7 +201,7 @@ class Server:
             self._coordinator,
             self._uploads,
             self._catalog,
-            Plans(self._coordinator, self._blobs, self._challenge),
+            Plans(self._coordinator, self._blobs, self._handed_out, self._offers),
             self._handed_out,
             keep=self._settings.keep_versions,
         )
@@ -225,57 +234,27 @@ class Server:
         )
         return server
 
+    def _start_bulk_port(self) -> str | None:
+        """Serves HTTP, and gives where; None: not at all. Raises StartError."""
+        tickets = Tickets(time.monotonic)
+        parts = Parts(
+            tickets,
+            self._blobs,
+            self._handed_out,
+            asyncio.get_running_loop(),
+            convert_uploads.as_json,
+            self._settings.http_stall_seconds,
+        )
+        self._bulk = open_bulk_port(self._settings, parts)
+        if self._bulk is None:
+            return None
+        self._offers = Offers(self._challenge, tickets, f"http://{self._bulk.address}")
+        self._bulk.start()
+        return self._bulk.address
+
     async def _set_health(self, status: Any) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
-
-
-async def serve(
-    settings: ServerSettings, ready_file: Path | None, while_locked: Path | None = None
-) -> None:
-    """Serves until SIGTERM or SIGINT, or until nobody holds a lock on the file `while_locked`.
-
-    Raises StartError.
-    """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    server = Server(settings)
-    endpoints = await server.start()
-    try:
-        if ready_file is not None:
-            write_ready_file(ready_file, endpoints)
-        ends: list[asyncio.Future[object]] = [
-            asyncio.ensure_future(event.wait()) for event in (stopping, server.failed)
-        ]
-        if while_locked is not None:
-            # The lock is held until this process ends: who comes now waits for its end.
-            ends.append(asyncio.ensure_future(unlocked(while_locked)))
-        ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
-        await asyncio.gather(*ended)
-    finally:
-        await server.stop()
-    if server.failed.is_set():
-        raise StartError("the port was lost and can't be had again")
-
-
-def write_ready_file(path: Path, endpoints: Endpoints) -> None:
-    """Writes the file whole: who sees it sees all of it. Raises StartError."""
-    content = {
-        "grpc": endpoints.grpc,
-        "http": endpoints.http,
-        "metrics": endpoints.metrics,
-        "pid": os.getpid(),
-    }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise StartError(f"can't write the ready file {path}: {error.strerror}") from error
 
 
 def _challenge(directory: Path) -> Challenge | None:

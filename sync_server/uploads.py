@@ -49,6 +49,8 @@ class UploadSession:
         self.intake = Intake(request, blobs, max_header_bytes)
         self.superseded = False
         self.committed = False
+        self.broken = False
+        """Whether its sender has gone and may come back; until then any other one may begin."""
         self._preparing: asyncio.Future[int] | None = None
         # A few microseconds in memory are not worth three trips to another thread.
         self._quick = blobs.in_memory and request.size_bytes <= _SMALL_BYTES
@@ -170,7 +172,7 @@ class Uploads:
         key = (request.run_id, request.number)
         other = self._open.get(key)
         if other is not None:
-            if not _replaces(request, other.request):
+            if not other.broken and not _replaces(request, other.request):
                 raise UploadInProgress(f"version {request.number} is being uploaded by another")
             other.superseded = True
         elif len(self._open) >= self._max_uploads:

@@ -43,8 +43,9 @@ class ServerProcess:
         self._ready_file = directory / "ready.json"
         self._log_file = directory / "server.log"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("WEIGHTSYNC_")}
-        # Most tests are about bytes on a wire, and all are on one host.
-        self._environment = {**clean, "WEIGHTSYNC_SHARED_MEMORY": "false", **environment}
+        # Most tests are about gRPC, and all are on one host.
+        grpc_alone = {"WEIGHTSYNC_SHARED_MEMORY": "false", "WEIGHTSYNC_HTTP_LISTEN": "off"}
+        self._environment = {**clean, **grpc_alone, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

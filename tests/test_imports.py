@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "sync_server.malloc": frozenset(),
     "sync_server.services": BELOW_MIDDLE | {MIDDLE, "sync_server.services", "weightsync"},
     "sync_server.server": frozenset({"sync_server", "weightsync"}) - TOP,
+    "sync_server.process": frozenset({"sync_server"}) - TOP,
     "sync_server.commands": frozenset({"sync_server", "weightsync"}),
     "sync_server.cli": frozenset({"sync_server"}),
     "sync_server.__main__": frozenset({"sync_server.cli"}),

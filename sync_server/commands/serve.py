@@ -44,10 +44,10 @@ def serve(
         settings = load(config_file, arguments)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    from sync_server import listener, logs, server
+    from sync_server import listener, logs, process
 
     logs.configure(settings.log_level, settings.log_format)
     try:
-        run_event_loop(server.serve(settings, ready_file, while_locked))
+        run_event_loop(process.serve(settings, ready_file, while_locked))
     except listener.StartError as error:
         raise click.ClickException(str(error)) from error

@@ -237,6 +237,12 @@ class LimitExceeded(DomainError):
     reason = "LIMIT_EXCEEDED"
 
 
+class InvalidTicket(DomainError):
+    """A ticket that this server did not sign, that is over, or that is for something else."""
+
+    reason = "INVALID_TICKET"
+
+
 class BlobDamaged(DomainError):
     """The stored bytes are damaged or missing."""
 

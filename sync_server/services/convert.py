@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from google.protobuf import struct_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sync_server.challenge import Challenge
 from sync_server.domain.configs import Value
 from sync_server.domain.errors import (
     InvalidArgument,
@@ -223,13 +221,6 @@ def version(run_id: str, record: Version) -> weights_pb2.WeightVersion:
     if record.reference is not None:
         setattr(message, SOURCE_FIELDS[record.reference.source], record.reference.text)
     return message
-
-
-def shared_memory(path: Path, challenge: Challenge) -> weights_pb2.SharedMemoryLocation:
-    """A file of the blob directory, and how to know that it is the same one."""
-    return weights_pb2.SharedMemoryLocation(
-        path=str(path), challenge_path=str(challenge.path), challenge=challenge.content
-    )
 
 
 def value(item: Value) -> struct_pb2.Value:

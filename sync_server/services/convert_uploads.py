@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf import json_format
+
 from sync_server.domain.errors import InvalidArgument
 from sync_server.domain.versions import Pusher
 from sync_server.intake import UploadRequest
@@ -32,3 +34,8 @@ def response(run_id: str, uploaded: Uploaded) -> pb.UploadWeightsResponse:
         weight_version=convert.version(run_id, uploaded.version),
         already_existed=uploaded.already_existed,
     )
+
+
+def as_json(run_id: str, uploaded: Uploaded) -> bytes:
+    """The committed version for a client of the bulk port."""
+    return json_format.MessageToJson(response(run_id, uploaded), indent=None).encode() + b"\n"

@@ -19,7 +19,7 @@ from sync_server.downloads import plan_download
 from sync_server.handed_out import HandedOut
 from sync_server.plans import Plans
 from sync_server.references import References
-from sync_server.services import convert, convert_uploads
+from sync_server.services import convert, convert_plans, convert_uploads
 from sync_server.uploads import Uploaded, Uploads, UploadSession
 from weightsync import names
 from weightsync.frames import CHUNK_BYTES, chunk_frame, download_header_frame, read_upload_frame
@@ -132,28 +132,22 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     async def PlanUpload(
         self, request: pb.PlanUploadRequest, context: Context
     ) -> pb.PlanUploadResponse:
-        """A segment of the blob directory, if clients may write there, and the stream."""
-        locations = [pb.Location(grpc=pb.GrpcLocation())]
+        """The ways besides the stream, where bytes are needed at all."""
         upload = convert_uploads.request(request.header)
-        challenge = self._plans.challenge
-        path = None if challenge is None else await self._handed_out.plan(upload)
-        if path is not None and challenge is not None:
-            shared = convert.shared_memory(path, challenge)
-            locations.insert(0, pb.Location(shared_memory=shared))
-        return pb.PlanUploadResponse(locations=locations)
+        version, ways = await self._plans.upload(upload, request.transports)
+        return pb.PlanUploadResponse(
+            locations=convert_plans.locations(ways),
+            weight_version=None if version is None else convert.version(upload.run_id, version),
+        )
 
     async def PlanDownload(
         self, request: pb.PlanDownloadRequest, context: Context
     ) -> pb.PlanDownloadResponse:
-        """The file of the blob directory, if clients may map it, and the stream."""
+        """The ways besides the stream."""
         run_id, number = names.parse_version(request.name)
-        plan = self._plans.download(run_id, number)
-        locations = [pb.Location(grpc=pb.GrpcLocation())]
-        if plan.path is not None and plan.challenge is not None:
-            shared = convert.shared_memory(plan.path, plan.challenge)
-            locations.insert(0, pb.Location(shared_memory=shared))
+        version, ways = self._plans.download(run_id, number, request.transports)
         return pb.PlanDownloadResponse(
-            weight_version=convert.version(run_id, plan.version), locations=locations
+            weight_version=convert.version(run_id, version), locations=convert_plans.locations(ways)
         )
 
     async def PublishWeightVersion(

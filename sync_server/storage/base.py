@@ -147,6 +147,12 @@ class BlobStore(Protocol):
     def open(self, blob_id: str) -> BlobReader:
         """Opens a committed blob. Raises BlobMissing."""
 
+    def open_file(self, blob_id: str) -> int:
+        """A descriptor to read a committed blob from; who asked closes it. Raises BlobMissing.
+
+        It holds a shared `flock`: the file is not taken for another version meanwhile.
+        """
+
     def path(self, blob_id: str) -> Path | None:
         """Where a process of this host can open the blob; None: nowhere.
 

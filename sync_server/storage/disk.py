@@ -81,6 +81,22 @@ class DiskBlobStore:
         except (OSError, ValueError) as error:
             raise BlobMissing(f"blob {blob_id} can't be read: {error}") from error
 
+    def open_file(self, blob_id: str) -> int:
+        """Opens the file, locked; looks then whether it still is the blob's."""
+        path = self._path(blob_id)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(fd), path.stat(follow_symlinks=False)):
+                    raise BlobMissing(f"blob {blob_id} is gone")
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise BlobMissing(f"blob {blob_id} can't be read: {error.strerror}") from error
+        return fd
+
     def path(self, blob_id: str) -> Path:
         """The file itself."""
         return self._path(blob_id)

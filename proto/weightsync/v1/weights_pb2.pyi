@@ -268,28 +268,34 @@ class DownloadWeightsHeader(_message.Message):
     def __init__(self, weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class PlanUploadRequest(_message.Message):
-    __slots__ = ("header",)
+    __slots__ = ("header", "transports")
     HEADER_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     header: UploadWeightsHeader
-    def __init__(self, header: _Optional[_Union[UploadWeightsHeader, _Mapping]] = ...) -> None: ...
+    transports: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, header: _Optional[_Union[UploadWeightsHeader, _Mapping]] = ..., transports: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlanUploadResponse(_message.Message):
-    __slots__ = ("locations",)
+    __slots__ = ("locations", "weight_version")
     LOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
     locations: _containers.RepeatedCompositeFieldContainer[Location]
-    def __init__(self, locations: _Optional[_Iterable[_Union[Location, _Mapping]]] = ...) -> None: ...
+    weight_version: WeightVersion
+    def __init__(self, locations: _Optional[_Iterable[_Union[Location, _Mapping]]] = ..., weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ...) -> None: ...
 
 class PlanDownloadRequest(_message.Message):
-    __slots__ = ("name", "tensor_names", "base_version", "base_digest")
+    __slots__ = ("name", "tensor_names", "base_version", "base_digest", "transports")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TENSOR_NAMES_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
     BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     tensor_names: _containers.RepeatedScalarFieldContainer[str]
     base_version: int
     base_digest: str
-    def __init__(self, name: _Optional[str] = ..., tensor_names: _Optional[_Iterable[str]] = ..., base_version: _Optional[int] = ..., base_digest: _Optional[str] = ...) -> None: ...
+    transports: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., tensor_names: _Optional[_Iterable[str]] = ..., base_version: _Optional[int] = ..., base_digest: _Optional[str] = ..., transports: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlanDownloadResponse(_message.Message):
     __slots__ = ("weight_version", "locations")
