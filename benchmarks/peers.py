@@ -49,10 +49,10 @@ class _Trainer:
         wall = plain_socket.send(self._socket, views)
         return wall, time.process_time() - cpu
 
-    def push(self, version: int) -> tuple[Timed, str]:
+    def push(self, version: int, transport: str) -> tuple[Timed, str]:
         model.train(self._state_dict)
         wall, cpu = time.perf_counter(), time.process_time()
-        info = self._worker.push(self._state_dict, version=version, transport="grpc")
+        info = self._worker.push(self._state_dict, version=version, transport=transport)
         return (time.perf_counter() - wall, time.process_time() - cpu), info.digest
 
     def close(self) -> None:
@@ -85,9 +85,9 @@ class _Explorer:
         plain_socket.receive(self._socket, self._buffer)
         return time.perf_counter() - wall, time.process_time() - cpu
 
-    def pull(self, version: int) -> tuple[Timed, str]:
+    def pull(self, version: int, transport: str) -> tuple[Timed, str]:
         wall, cpu = time.perf_counter(), time.process_time()
-        pulled = self._worker.pull(version, into=self._state_dict, transport="grpc")
+        pulled = self._worker.pull(version, into=self._state_dict, transport=transport)
         return (time.perf_counter() - wall, time.process_time() - cpu), pulled.digest
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""The measurement: plain socket, push, pull, and again, so that all three see the same machine."""
+"""The measurement: the plain socket, then push and pull each way, and again, so that all of them
+see the same machine."""
 
 from __future__ import annotations
 
@@ -12,10 +13,14 @@ from benchmarks.peers import Peer, Timed
 from benchmarks.server import ServerProcess, blob_directory, running_server
 
 GIB = 2**30
-SOCKET, PUSH, PULL = "plain socket", "push", "pull"
-WAYS = (SOCKET, PUSH, PULL)
+SOCKET = "plain socket"
+TRANSPORTS = ("grpc", "http", "shared-memory")
+PUSH, PULL = "push {}", "pull {}"
+TRANSFERS = tuple(way.format(transport) for transport in TRANSPORTS for way in (PUSH, PULL))
+WAYS = (SOCKET, *TRANSFERS)
 KEPT_VERSIONS = 2
-# From then on a push is written into the file of a retired version, as it is in a long run.
+# From then on a push is written into the file of a retired version, as it is in a long run, and
+# the trainer has mapped each of those files.
 WARM_UP_ROUNDS = KEPT_VERSIONS + 1
 
 
@@ -61,14 +66,14 @@ class Results:
 def measure(
     size_bytes: int, repeat: int, say: Callable[[str], None], *, fresh: bool = False
 ) -> Results:
-    """Warm-up rounds that are kept apart, then `repeat` rounds of socket, push and pull.
+    """Warm-up rounds that are kept apart, then `repeat` rounds of the socket and all transfers.
 
     `fresh`: with processes that have done nothing before; see `model.work`. Each pull must give
     the digest of the push before it. Raises RuntimeError.
     """
     parent = blob_directory(size_bytes)
     with (
-        running_server(parent, KEPT_VERSIONS) as server,
+        running_server(parent, KEPT_VERSIONS, shared_memory=True, http=True) as server,
         Peer("trainer", server.address, size_bytes, fresh=fresh) as trainer,
         Peer("explorer", server.address, size_bytes, fresh=fresh) as explorer,
     ):
@@ -77,34 +82,35 @@ def measure(
         results = Results(trainer.call("total_bytes"), parent is not None, fresh)
         results.load_before = machine.load()
         with server.watching_memory() as peak:
-            for version in range(1, WARM_UP_ROUNDS + repeat + 1):
-                found = _round(server, trainer, explorer, version)
-                warm = version > WARM_UP_ROUNDS
+            for number in range(1, WARM_UP_ROUNDS + repeat + 1):
+                found = _round(server, trainer, explorer, number * len(TRANSPORTS))
+                warm = number > WARM_UP_ROUNDS
                 for way, sample in found.items():
                     (results.samples if warm else results.warm_up)[way].append(sample)
-                say(_line(found, results.size_bytes, version - WARM_UP_ROUNDS, repeat))
+                say(_line(found, results.size_bytes, number - WARM_UP_ROUNDS, repeat))
         results.server_anonymous_bytes = peak[0]
         results.load_after = machine.load()
     return results
 
 
-def _round(server: ServerProcess, trainer: Peer, explorer: Peer, version: int) -> dict[str, Sample]:
+def _round(server: ServerProcess, trainer: Peer, explorer: Peer, first: int) -> dict[str, Sample]:
     explorer.start("receive")
     sent: Timed = trainer.call("send")
     received: Timed = explorer.result()
 
-    at_push = server.cpu_seconds()
-    pushed, digest = trainer.call("push", version)
-    at_pull = server.cpu_seconds()
-    pulled, got = explorer.call("pull", version)
-    at_end = server.cpu_seconds()
-    if got != digest:
-        raise RuntimeError(f"version {version} was pushed as {digest} and pulled as {got}")
-    return {
-        SOCKET: Sample(sent[0], {"sender": sent[1], "receiver": received[1]}),
-        PUSH: Sample(pushed[0], {"client": pushed[1], "server": at_pull - at_push}),
-        PULL: Sample(pulled[0], {"client": pulled[1], "server": at_end - at_pull}),
-    }
+    found = {SOCKET: Sample(sent[0], {"sender": sent[1], "receiver": received[1]})}
+    for version, transport in enumerate(TRANSPORTS, first):
+        at_push = server.cpu_seconds()
+        pushed, digest = trainer.call("push", version, transport)
+        at_pull = server.cpu_seconds()
+        pulled, got = explorer.call("pull", version, transport)
+        at_end = server.cpu_seconds()
+        if got != digest:
+            raise RuntimeError(f"version {version} was pushed as {digest} and pulled as {got}")
+        push = Sample(pushed[0], {"client": pushed[1], "server": at_pull - at_push})
+        pull = Sample(pulled[0], {"client": pulled[1], "server": at_end - at_pull})
+        found[PUSH.format(transport)], found[PULL.format(transport)] = push, pull
+    return found
 
 
 def _line(found: dict[str, Sample], size_bytes: int, number: int, repeat: int) -> str:

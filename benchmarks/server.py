@@ -78,12 +78,14 @@ def running_server(
     blob_parent: str | None,
     keep_versions: int = 2,
     state_store: str = "sqlite",
+    *,
     shared_memory: bool = False,
+    http: bool = False,
 ) -> Iterator[ServerProcess]:
     """Starts `python -m sync_server serve` with directories of its own; ends it by SIGTERM.
 
-    Without `shared_memory` every byte goes over gRPC, as between two hosts. Raises RuntimeError
-    where it does not start or does not end well.
+    Without `shared_memory` and `http` every byte goes over gRPC. Raises RuntimeError where it does
+    not start or does not end well.
     """
     with (
         tempfile.TemporaryDirectory(prefix="weightsync-bench-") as data,
@@ -94,6 +96,7 @@ def running_server(
         command += ["--data-dir", data, "--blob-dir", blobs, "--ready-file", str(ready)]
         command += ["--keep-versions", str(keep_versions), "--state-store", state_store]
         environment = {**os.environ, "WEIGHTSYNC_SHARED_MEMORY": str(shared_memory).lower()}
+        environment["WEIGHTSYNC_HTTP_LISTEN"] = "127.0.0.1:0" if http else "off"
         process = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
         try:
             until = time.monotonic() + _START_SECONDS

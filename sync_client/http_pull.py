@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from sync_client import errors
 from sync_client.connection import Connection, Patience
+from sync_client.http_answer import Answer
 from sync_client.http_way import HttpWay
 from sync_client.http_wire import Job, Place, run
 from sync_client.transfer import Progress, Received, Sink
@@ -112,8 +112,8 @@ class Fetch:
             self._begin(job, place)
         while self._ranges:
             begin, end = self._ranges[0]
-            with job.get(place, "GET", begin, end) as response:
-                self._receive(response)
+            with job.get(place, "GET", begin, end) as answer:
+                self._receive(answer)
         if not self.digest:
             self.digest = self.sink.digest()
 
@@ -139,25 +139,25 @@ class Fetch:
 
     @staticmethod
     def _read(job: Job, place: Place, begin: int, end: int) -> bytes:
-        with job.get(place, "GET", begin, end) as response:
-            data = response.read()
+        with job.get(place, "GET", begin, end) as answer:
+            data = answer.read()
         if len(data) != end - begin:
             raise errors.ServerUnavailable("an answer of another length than was asked for")
         return data
 
-    def _receive(self, response: http.client.HTTPResponse) -> None:
+    def _receive(self, answer: Answer) -> None:
         """Reads the first of the ranges, and strikes off what came."""
         sink: Any = self.sink
         in_place = hasattr(sink, "window")
         scratch = memoryview(b"" if in_place else bytearray(_PIECE_BYTES))
         begin, end = self._ranges[0]
-        if response.length != end - begin:
+        if answer.length != end - begin:
             raise errors.ServerUnavailable("an answer of another length than was asked for")
         assert self.layout is not None
         while begin < end:
             limit = min(_PIECE_BYTES, end - begin)
             window = sink.window(limit) if in_place else scratch[:limit]
-            count = response.readinto(window)
+            count = answer.into(window)
             if not count:
                 raise ConnectionError("the answer ended early")
             if in_place:

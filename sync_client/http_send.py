@@ -9,17 +9,14 @@ from collections.abc import Callable, Iterator
 from sync_client.stalls import STALL_SECONDS
 
 _VIEWS_AT_ONCE = 512  # half of what the kernel takes
-_BYTES_AT_ONCE = 4 << 20
+_BYTES_AT_ONCE = 1 << 20
 
 
 def send(sock: socket.socket, pieces: Iterator[memoryview], moved: Callable[[int], None]) -> None:
     """Sends all pieces, many views with one call where the socket can."""
     gather = not hasattr(sock, "context")  # a TLS socket encrypts each piece
     if gather:
-        # Time-outs by the kernel: a call then sends all it was given, however long that takes.
-        sock.settimeout(None)
-        value = struct.pack("@ll", int(STALL_SECONDS), 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        limit_by_kernel(sock, socket.SO_SNDTIMEO)
     for batch in _batches(pieces):
         size = sum(map(len, batch))
         if not gather:
@@ -28,6 +25,16 @@ def send(sock: socket.socket, pieces: Iterator[memoryview], moved: Callable[[int
         else:
             _send_batch(sock, batch, size)
         moved(size)
+
+
+def limit_by_kernel(sock: socket.socket, option: int) -> None:
+    """Makes the socket a blocking one whose calls move all they were given.
+
+    The kernel ends one (BlockingIOError) that moves nothing for `STALL_SECONDS`; `settimeout`
+    undoes it.
+    """
+    sock.settimeout(None)
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(STALL_SECONDS), 0))
 
 
 def _send_batch(sock: socket.socket, batch: list[memoryview], left: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from sync_client import errors
+from sync_client.http_answer import Answer
 from sync_client.http_send import send
 from sync_client.stalls import STALL_SECONDS, SYNC_BYTES_PER_SECOND
 from weightsync.v1 import weights_pb2 as pb
@@ -117,7 +118,7 @@ class Job:
     @contextlib.contextmanager
     def get(
         self, place: Place, method: str = "GET", begin: int | None = None, end: int | None = None
-    ) -> Iterator[http.client.HTTPResponse]:
+    ) -> Iterator[Answer]:
         """The answer to a GET of bytes `begin` to `end`, or to a HEAD or DELETE.
 
         Raises Unreachable, ServerUnavailable, and what the server refuses with.
@@ -128,7 +129,7 @@ class Job:
         with self._connected(place) as connection:
             response = self._ask(connection, place, method, headers)
             _check(response, (200, 204, 206))
-            yield response
+            yield Answer(response, connection.sock)
 
     def put(
         self,

@@ -53,6 +53,7 @@ CHUNK_BYTES = 1 << 20
 """The chunk size at which gRPC in Python moves the most bytes a second."""
 
 _JOB_BYTES = 8 << 20  # what one thread hashes at a time: large enough that threads pay
+_MIN_THREADS = 2  # also of two cores: a trainer that pushes does nothing else
 _MAX_THREADS = 4  # one thread hashes about as fast as two cores read memory, so more pay little
 
 
@@ -82,7 +83,7 @@ class StateDictSource:
         # Views of our own, so that `param.data = …` cannot take the memory away under us.
         self._tensors = {name: tensor.detach() for name, tensor in state_dict.items()}
         self._devices = {tensor.device for tensor in self._tensors.values()}
-        self._threads = threads or max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 2))
+        self._threads = threads or max(_MIN_THREADS, min(_MAX_THREADS, (os.cpu_count() or 1) // 2))
 
     def digest(self) -> str:
         """The version digest, "xxh3-128:…", of what the tensors hold now. Reads every byte once.

@@ -15,7 +15,7 @@ from sync_server.bulk.pace import Pace, TooSlow
 _IDLE_SECONDS = 75.0  # between two requests; clients and proxies give up after 60 or 75 s
 _HEAD_SECONDS = 10.0  # for a head, from its first byte on
 _SEND_BYTES = 8 << 20  # between two looks at the pace
-_RECEIVE_BYTES = 1 << 20  # what is hashed is still in the processor's cache then
+_PIECE_BYTES = 1 << 20  # what was copied is still in the processor's cache then
 _DRAIN_BYTES, _DRAIN_SECONDS = 64 << 20, 2.0
 _END = b"\r\n\r\n"
 
@@ -84,11 +84,23 @@ class Wire:
             begin += sent
             pace.moved(sent, time.monotonic())
 
+    def send_view(self, view: memoryview) -> None:
+        """Bytes of a mapping. Raises TooSlow, OSError."""
+        pace = Pace(self._stall_seconds, time.monotonic())
+        at = 0
+        while at < len(view):
+            try:
+                sent = self._sock.send(view[at : at + _PIECE_BYTES])
+            except BlockingIOError as error:
+                raise TooSlow("it took nothing") from error
+            at += sent
+            pace.moved(sent, time.monotonic())
+
     def receive(self, feed: Feed, end: int) -> None:
         """Feeds an upload up to its byte `end`. Raises TooSlow, OSError, and what `feed` raises."""
         pace = Pace(self._stall_seconds, time.monotonic())
         while feed.received < end:
-            window = feed.window(min(_RECEIVE_BYTES, end - feed.received))
+            window = feed.window(min(_PIECE_BYTES, end - feed.received))
             if self._buffer:
                 count = min(len(window), len(self._buffer))
                 window[:count] = self._buffer[:count]
@@ -110,7 +122,7 @@ class Wire:
             self._limit(_DRAIN_SECONDS)
             deadline, left = time.monotonic() + _DRAIN_SECONDS, _DRAIN_BYTES
             while left > 0 and time.monotonic() < deadline:
-                data = self._sock.recv(_RECEIVE_BYTES)
+                data = self._sock.recv(_PIECE_BYTES)
                 if not data:
                     return
                 left -= len(data)

@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from benchmarks import model
-from benchmarks.rounds import PULL, PUSH, SOCKET, WARM_UP_ROUNDS, Results, Sample, summary
+from benchmarks.rounds import (
+    SOCKET,
+    TRANSFERS,
+    TRANSPORTS,
+    WARM_UP_ROUNDS,
+    WAYS,
+    Results,
+    Sample,
+    summary,
+)
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[2]
@@ -37,8 +46,9 @@ def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
     report = json.loads(figures.read_text())
     assert report["rounds"] == 2
     assert abs(report["size_bytes"] - 2 * MIB) < 0.01 * MIB
-    assert len(report["first_pushes_seconds"]) == WARM_UP_ROUNDS
-    for way in (SOCKET, PUSH, PULL):
+    assert report["first_pushes_seconds"].keys() == set(TRANSPORTS)
+    assert {len(taken) for taken in report["first_pushes_seconds"].values()} == {WARM_UP_ROUNDS}
+    for way in WAYS:
         row = report["ways"][way]
         assert len(row["seconds"]) == 2
         assert 0 < row["gib_per_s"]["min"] <= row["gib_per_s"]["median"] <= row["gib_per_s"]["max"]
@@ -69,13 +79,15 @@ def test_ratios_compare_samples_of_the_same_round() -> None:
     results = Results(1 << 30, blobs_on_tmpfs=True, fresh_processes=False)
     for socket_seconds, push_seconds in [(1.0, 2.0), (4.0, 8.0), (2.0, 5.0)]:
         results.samples[SOCKET].append(Sample(socket_seconds, {"sender": 0.5, "receiver": 1.0}))
-        results.samples[PUSH].append(Sample(push_seconds, {"client": 1.0, "server": 3.0}))
-        results.samples[PULL].append(Sample(socket_seconds, {"client": 1.0, "server": 3.0}))
-    assert results.ratios(PUSH) == [0.5, 0.5, 0.4]
+        for way in TRANSFERS:
+            seconds = push_seconds if way == "push http" else socket_seconds
+            results.samples[way].append(Sample(seconds, {"client": 1.0, "server": 3.0}))
+    assert results.ratios("push http") == [0.5, 0.5, 0.4]
     figures = summary(results)
-    assert figures[PUSH]["ratio_to_plain_socket"] == {"median": 0.5, "min": 0.4, "max": 0.5}
-    assert figures[PUSH]["gib_per_s"]["median"] == 0.2
-    assert figures[PUSH]["cpu_seconds_per_gib"] == {"client": 1.0, "server": 3.0}
+    push = figures["push http"]
+    assert push["ratio_to_plain_socket"] == {"median": 0.5, "min": 0.4, "max": 0.5}
+    assert push["gib_per_s"]["median"] == 0.2
+    assert push["cpu_seconds_per_gib"] == {"client": 1.0, "server": 3.0}
 
 
 def test_the_weights_are_those_of_a_model_of_290_tensors() -> None:
