@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from sync_server.domain.versions import DEFAULT_KEEP
 DEFAULT_GRPC_PORT = 50051
 ENV_PREFIX = "WEIGHTSYNC_"
 OFF = "off"
+_URL = re.compile(r"https?://[^/?#\s]+")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -58,6 +60,11 @@ class ServerSettings(BaseSettings):
         None,
         description="Where bulk bytes are served over HTTP, HOST:PORT, or `off`. Default: the host "
         "of `listen` and the port after it, or a free one.",
+    )
+    http_advertise: str | None = Field(
+        None,
+        description="The URL that clients are told for bulk bytes, http(s)://HOST[:PORT], where a "
+        "proxy or a cache stands before the HTTP port.",
     )
     insecure: bool = Field(
         False, description="Serve another address than loopback without TLS and a token."
@@ -112,6 +119,13 @@ class ServerSettings(BaseSettings):
     def _http_listen_is_an_address(cls, value: str | None) -> str | None:
         if value is not None and value != OFF:
             split_address(value)
+        return value
+
+    @field_validator("http_advertise")
+    @classmethod
+    def _http_advertise_is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and not _URL.fullmatch(value):
+            raise ValueError(f"{value!r} is no http://HOST:PORT or https://HOST:PORT")
         return value
 
     @property

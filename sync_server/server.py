@@ -248,7 +248,8 @@ class Server:
         self._bulk = open_bulk_port(self._settings, parts)
         if self._bulk is None:
             return None
-        self._offers = Offers(self._challenge, tickets, f"http://{self._bulk.address}")
+        url = self._settings.http_advertise or f"http://{self._bulk.address}"
+        self._offers = Offers(self._challenge, tickets, url)
         self._bulk.start()
         return self._bulk.address
 

@@ -77,7 +77,8 @@ def _type(name: str, kind: Any, field: FieldInfo) -> dict[str, Any]:
         return {"type": click.IntRange(low, high), "metavar": "N"}
     if kind is float:
         return {"type": click.FloatRange(low, high), "metavar": "NUMBER"}
-    return {"type": str, "metavar": "HOST:PORT" if name.endswith("listen") else "TEXT"}
+    metavar = {"listen": "HOST:PORT", "advertise": "URL"}.get(name.rpartition("_")[2], "TEXT")
+    return {"type": str, "metavar": metavar}
 
 
 def _bare(annotation: Any) -> Any:
