@@ -188,6 +188,7 @@ class Server:
         if self._challenge is not None:
             self._challenge.close()
         await self._handed_out.close()
+        await self._uploads.close()
         await self._catalog.close()
         await self._coordinator.close()
         await asyncio.to_thread(self._blobs.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from sync_server.domain.errors import (
 )
 from sync_server.domain.versions import Admission, Version, check_number
 from sync_server.intake import Intake, UploadRequest
-from sync_server.storage.base import BlobStore, StorageError
+from sync_server.storage.base import BlobStore, SpareBlob, StorageError
 from weightsync.digests import check_version_digest
 from weightsync.layout import MAX_HEADER_BYTES
 
@@ -30,6 +31,7 @@ _log = structlog.get_logger(__name__)
 R = TypeVar("R")
 _SMALLEST_BYTES = 10  # the length of the header, and "{}"
 _SMALL_BYTES = 1 << 20
+_WORTH_WARMING = 16 << 20
 _BIG_HEADER = 256 << 10  # parsing more than this would hold up the event loop
 
 
@@ -39,6 +41,8 @@ class Uploaded:
 
     version: Version
     already_existed: bool
+    next_segment: Path | None = None
+    """What the next push of this size will be written into, where that is known."""
 
 
 class UploadSession:
@@ -150,6 +154,7 @@ class Uploads:
         self._max_uploads = max_uploads
         self._max_header_bytes = max_header_bytes
         self._open: dict[tuple[str, int], UploadSession] = {}
+        self._warming: set[asyncio.Task[None]] = set()
 
     async def begin(self, request: UploadRequest) -> UploadSession | Uploaded:
         """Admits a push. Gives the version at once where no bytes are needed.
@@ -192,6 +197,7 @@ class Uploads:
         except StorageError as error:
             raise StorageFull(str(error)) from error
         session.committed = True
+        before = self._count(session.request)
         try:
             uploaded = await self._commit(session.request.run_id, session.intake.version(blob_id))
         except BaseException as error:
@@ -202,7 +208,45 @@ class Uploads:
             raise
         if uploaded.version.blob_id != blob_id:
             await self._catalog.delete(blob_id)
+        elif (
+            # A trainer will push as many bytes again, and no retired version left its file.
+            session.request.pusher.worker_id
+            and session.request.size_bytes >= _WORTH_WARMING
+            and self._count(session.request) > before
+        ):
+            return replace(uploaded, next_segment=await self._warm(session.request))
         return uploaded
+
+    def _count(self, request: UploadRequest) -> int:
+        run = self._coordinator.find(request.run_id)
+        return 0 if run is None else len(run.versions.all())
+
+    async def _warm(self, request: UploadRequest) -> Path | None:
+        """Begins to make room for the next push; gives where that is."""
+
+        async def warm(spare: SpareBlob) -> None:
+            try:
+                await asyncio.to_thread(spare.warm)
+            except StorageError as error:
+                _log.warning("nothing made ready for the next push", error=str(error))
+
+        try:
+            making = partial(self._blobs.spare, request.run_id, request.size_bytes)
+            spare = await asyncio.to_thread(making)
+        except StorageError:
+            return None
+        if spare is None:
+            return None
+        path = spare.path
+        task = asyncio.get_running_loop().create_task(warm(spare))
+        self._warming.add(task)
+        task.add_done_callback(self._warming.discard)
+        return path
+
+    async def close(self) -> None:
+        """Waits for what is being made ready."""
+        if self._warming:
+            await asyncio.wait(self._warming)
 
     async def abandon(self, session: UploadSession) -> None:
         """Ends a session, whatever came of it. After `finish` it only makes room."""

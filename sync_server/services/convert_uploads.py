@@ -28,11 +28,12 @@ def request(header: pb.UploadWeightsHeader) -> UploadRequest:
     )
 
 
-def response(run_id: str, uploaded: Uploaded) -> pb.UploadWeightsResponse:
-    """The committed version."""
+def response(run_id: str, uploaded: Uploaded, *, segment: bool = False) -> pb.UploadWeightsResponse:
+    """The committed version; `segment`: the client fills segments by itself."""
     return pb.UploadWeightsResponse(
         weight_version=convert.version(run_id, uploaded.version),
         already_existed=uploaded.already_existed,
+        next_segment=str(uploaded.next_segment or "") if segment else "",
     )
 
 

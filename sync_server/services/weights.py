@@ -100,7 +100,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                 raise InvalidStream("the stream is empty: send the header first")
             if filled:
                 await session.adopt()
-            return convert_uploads.response(run_id, await self._uploads.finish(session))
+            uploaded = await self._uploads.finish(session)
+            return convert_uploads.response(run_id, uploaded, segment=filled)
         finally:
             if isinstance(session, UploadSession):
                 await asyncio.shield(self._uploads.abandon(session))

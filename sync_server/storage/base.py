@@ -123,6 +123,17 @@ class BlobWriter(Protocol):
         """Drops the bytes. Safe to call twice and after a commit (where it does nothing)."""
 
 
+class SpareBlob(Protocol):
+    """Room for a blob that is yet to come."""
+
+    @property
+    def path(self) -> Path | None:
+        """As of a BlobWriter, until another name is given to it."""
+
+    def warm(self) -> None:
+        """Makes all of it ready, and keeps it for `create`. Raises StorageError."""
+
+
 class BlobReader(Protocol):
     """A committed blob, open: its bytes stay readable even if it is deleted meanwhile."""
 
@@ -157,6 +168,12 @@ class BlobStore(Protocol):
         """Where a process of this host can open the blob; None: nowhere.
 
         Who maps it holds a shared `flock` on it for as long as it reads.
+        """
+
+    def spare(self, run_id: str, size_bytes: int) -> SpareBlob | None:
+        """What the next blob of that size can be written into; None where that saves no time.
+
+        It takes no room that is needed for anything else. Raises StorageError.
         """
 
     def delete(self, blob_id: str) -> None:

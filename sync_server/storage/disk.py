@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sync_server.storage.base import BlobMissing, BlobReader, NoSpace, StorageError
 from sync_server.storage.filesystems import free, is_tmpfs, sync_directory
+from sync_server.storage.readers import DiskBlobReader, SegmentReader
 from sync_server.storage.segments import Segment, SegmentPool
 
 _BLOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/\d+-[0-9a-f]{16}\.safetensors")
@@ -68,6 +69,15 @@ class DiskBlobStore:
             if error.errno in _NO_ROOM:
                 raise NoSpace(f"no room for {size_bytes} bytes in the blob directory") from error
             raise StorageError(f"can't write the blob directory: {error.strerror}") from error
+
+    def spare(self, run_id: str, size_bytes: int) -> DiskBlobWriter | None:
+        """On tmpfs: a file whose pages `warm` makes."""
+        if self._pool is None or self._pool.has_spare(size_bytes):
+            return None
+        try:
+            return self.create(run_id, 0, size_bytes)
+        except NoSpace:
+            return None  # the next push sees whether there is room by then
 
     def open(self, blob_id: str) -> BlobReader:
         """Maps a committed blob read-only, or shares the mapping that its upload left."""
@@ -226,6 +236,19 @@ class DiskBlobWriter:
             self._pool.keep(self._blob_id, segment)
         return self._blob_id
 
+    def warm(self) -> None:
+        """Makes all pages and keeps the file for the next blob of this size. On tmpfs only."""
+        assert self._pool is not None
+        try:
+            while self._segment.warm < self._segment.size_bytes:
+                self.prepare(self._segment.warm)
+        except BaseException:
+            self.discard()
+            raise
+        self._let_go()
+        if not self._pool.add_spare(self._segment):
+            self._partial.unlink(missing_ok=True)
+
     def discard(self) -> None:
         """Unlinks the partial file."""
         if self._open:
@@ -249,50 +272,3 @@ class DiskBlobWriter:
 
     def _make_room(self) -> bool:
         return self._pool is not None and self._pool.drop_spares()
-
-
-class SegmentReader:
-    """A reader of a segment that is mapped anyway."""
-
-    def __init__(self, blob_id: str, segment: Segment, pool: SegmentPool) -> None:
-        self._blob_id = blob_id
-        self._segment = segment
-        self._pool = pool
-        self._open = True
-        self._view = memoryview(segment.map).toreadonly()
-
-    @property
-    def view(self) -> memoryview:
-        """All bytes, read-only."""
-        return self._view
-
-    def close(self) -> None:
-        """Gives the segment back; a slice of the view that is still in use keeps its bytes."""
-        if self._open:
-            self._open = False
-            with contextlib.suppress(BufferError):
-                self._view.release()
-            self._pool.release(self._blob_id, self._segment)
-
-
-class DiskBlobReader:
-    """A read-only mapping; survives the deletion of the file."""
-
-    def __init__(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-        finally:
-            os.close(fd)
-        self._view = memoryview(self._map)
-
-    @property
-    def view(self) -> memoryview:
-        """All bytes, read-only."""
-        return self._view
-
-    def close(self) -> None:
-        """Unmaps, unless a slice of the view is still in use."""
-        with contextlib.suppress(BufferError):
-            self._view.release()
-            self._map.close()

@@ -42,6 +42,8 @@ class Segment:
     def close_fd(self) -> None:
         """The mapping is enough to read. Ends a lock that was taken through this descriptor."""
         if self.fd >= 0:
+            # The mapping has a duplicate of the descriptor it was made of, and the lock with it.
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
             os.close(self.fd)
             self.fd = -1
 
@@ -133,14 +135,24 @@ class SegmentPool:
             segment = self._blobs.pop(blob_id, None)
             if segment is None or segment.readers:
                 return
+        self.add_spare(segment)
+
+    def has_spare(self, size_bytes: int) -> bool:
+        """Whether `take` would give one."""
+        with self._lock:
+            return any(segment.size_bytes == size_bytes for segment in self._spares)
+
+    def add_spare(self, segment: Segment) -> bool:
+        """A segment that nobody needs any more; False: somebody reads it, and it is let go."""
         if not _spared(segment):
             segment.close()
-            return
+            return False
         with self._lock:
             self._spares.append(segment)
             surplus = self._spares[:-_MAX_SPARES]
             del self._spares[:-_MAX_SPARES]
         _drop(surplus)
+        return True
 
     def forget(self, blob_id: str) -> None:
         """Unmaps a blob once nobody reads it. Its file does not become the spare any more."""

@@ -106,12 +106,14 @@ class UploadWeightsHeader(_message.Message):
     def __init__(self, name: _Optional[str] = ..., worker: _Optional[str] = ..., generation: _Optional[int] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., request_id: _Optional[str] = ..., segment: _Optional[str] = ...) -> None: ...
 
 class UploadWeightsResponse(_message.Message):
-    __slots__ = ("weight_version", "already_existed")
+    __slots__ = ("weight_version", "already_existed", "next_segment")
     WEIGHT_VERSION_FIELD_NUMBER: _ClassVar[int]
     ALREADY_EXISTED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEGMENT_FIELD_NUMBER: _ClassVar[int]
     weight_version: WeightVersion
     already_existed: bool
-    def __init__(self, weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ..., already_existed: bool = ...) -> None: ...
+    next_segment: str
+    def __init__(self, weight_version: _Optional[_Union[WeightVersion, _Mapping]] = ..., already_existed: bool = ..., next_segment: _Optional[str] = ...) -> None: ...
 
 class PublishWeightVersionRequest(_message.Message):
     __slots__ = ("name", "worker", "generation", "checkpoint_path", "external_reference", "rendezvous", "nothing_new", "request_id")
