@@ -62,7 +62,7 @@ async def pull_http(
         job = Job(way.pool)
         try:
             await run(job, partial(fetch.run, job, place))
-            problem = fetch.problem or await _problem(connection, fetch)
+            problem = await _problem(connection, fetch)
         except LayoutError as error:
             problem = f"the received header is damaged: {error}"
         except (errors.ServerUnavailable, errors.InvalidTicket) as error:
@@ -74,7 +74,7 @@ async def pull_http(
                 raise
             continue
         way.worked()
-        wire_bytes += fetch.done
+        wire_bytes += fetch.received
         if not problem:
             return Received(fetch.version, wire_bytes, "http")
         attempts += 1
@@ -102,7 +102,8 @@ class Fetch:
         self.digest = ""
         """Of what arrived, once all did."""
         self.done = 0
-        self.problem = ""
+        self.received = 0
+        """Bytes that came, also those that came twice."""
         self._progress = progress
         self._ranges: list[tuple[int, int]] = []
 
@@ -136,11 +137,18 @@ class Fetch:
         self.layout = layout
         self.done = layout.data_offset
         self._ranges = [(start + begin, start + end) for begin, end in ranges if begin < end]
+        surplus = header[needed:]
+        if surplus and not self.tensor_names:
+            self.sink.write(memoryview(surplus))
+            self.done += len(surplus)
+            begin, end = self._ranges.pop()
+            if begin + len(surplus) < end:
+                self._ranges.append((begin + len(surplus), end))
 
-    @staticmethod
-    def _read(job: Job, place: Place, begin: int, end: int) -> bytes:
+    def _read(self, job: Job, place: Place, begin: int, end: int) -> bytes:
         with job.get(place, "GET", begin, end) as answer:
             data = answer.read()
+        self.received += len(data)
         if len(data) != end - begin:
             raise errors.ServerUnavailable("an answer of another length than was asked for")
         return data
@@ -167,6 +175,7 @@ class Fetch:
             begin += count
             self._ranges[0] = begin, end
             self.done += count
+            self.received += count
             if self._progress is not None:
                 self._progress(self.done, self.layout.total_bytes)
         self._ranges.pop(0)

@@ -50,14 +50,14 @@ async def push_http(
         if not offers:
             return None
         place = Place.of(offers[0], connection.target.server)
-        before = sent.most
+        before = sent.offset
         job = Job(way.pool)
         try:
             answer = await run(job, partial(_upload, job, place, source, sent))
         except (errors.ServerUnavailable, errors.InvalidTicket) as error:
             if way.failed(error):
                 break
-            if sent.most > before:  # it moves: be patient anew
+            if sent.offset > before:  # it moves: be patient anew
                 patience = Patience(connection.retry_for)
             if not await patience.pause():
                 raise
@@ -79,19 +79,19 @@ class _Sent:
     def __init__(self, size: int, progress: Progress | None) -> None:
         self.size = size
         self.done = 0
-        self.most = 0
+        self.offset = 0
+        """How much was there when the last attempt began."""
         self.resumes = False
         """Whether the server may have a part already."""
         self._progress = progress
 
     def begin(self, offset: int) -> None:
         """The next byte to send."""
-        self.done = offset
+        self.done = self.offset = offset
 
     def moved(self, count: int) -> None:
         """That many bytes went to the socket."""
         self.done += count
-        self.most = max(self.most, self.done)
         if self._progress is not None:
             self._progress(self.done, self.size)
 

@@ -6,6 +6,8 @@ gRPC stream feeds it from the event loop (`uploads.UploadSession`), the bulk por
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +19,12 @@ from sync_server.domain.errors import (
 )
 from sync_server.domain.versions import Pusher, Version
 from sync_server.storage.base import BlobStore, BlobWriter, StorageError
-from weightsync.digests import StreamDigester
-from weightsync.layout import Layout, LayoutError, header_size, parse
+from weightsync.digests import StreamDigester, tensor_digest
+from weightsync.layout import Layout, LayoutError, TensorEntry, header_size, parse
 
 _PREFIX_BYTES = 8
+_WORTH_THREADS = 16 << 20
+_THREADS = max(2, min(4, (os.cpu_count() or 1) // 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +170,7 @@ class Intake:
             self.layout = parse(view, len(view), self._max_header_bytes)
         except LayoutError as error:
             raise InvalidHeader(str(error), problem=error.reason) from error
-        self.digester = StreamDigester(self.layout)
-        self.digester.update(view[self.layout.data_offset :])
+        self.digester = digest_all(self.layout, view[self.layout.data_offset :])
         self.received = self.request.size_bytes
 
     def check_complete(self) -> None:
@@ -203,4 +206,21 @@ class Intake:
             pusher=self.request.pusher,
             committed_at=0.0,
             revision=0,
+        )
+
+
+def digest_all(layout: Layout, data: memoryview) -> StreamDigester:
+    """The digests of a whole data section, computed on several threads."""
+
+    def digest(entry: TensorEntry) -> str:
+        return tensor_digest(data[entry.begin : entry.end])
+
+    if len(data) < _WORTH_THREADS:
+        digester = StreamDigester(layout)
+        digester.update(data)
+        return digester
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="weightsync-digest") as threads:
+        found = threads.map(digest, layout.tensors)
+        return StreamDigester.of(
+            layout, {entry.name: text for entry, text in zip(layout.tensors, found, strict=True)}
         )

@@ -32,6 +32,8 @@ class Way:
     delay: float = 0.0
     cuts: int = 0
     flips: int = 0
+    total: int = 0
+    """Bytes since `arm`, whatever was cut."""
 
 
 @dataclass
@@ -147,12 +149,14 @@ class FaultProxy:
                 data = self._flipped(way, data)
                 end = way.passed + len(data)
                 if way.cut_after and end >= way.cut_after[0]:
+                    way.total += way.cut_after[0] - way.passed
                     writer.write(data[: way.cut_after.pop(0) - way.passed])
                     way.passed = 0
                     way.cuts += 1
                     self._cut()
                     return
                 way.passed = end
+                way.total += len(data)
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()

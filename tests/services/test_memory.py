@@ -19,8 +19,10 @@ import torch
 
 from sync_client import SyncClient
 from tests.servers import fast_directory, running_server
+from tests.services.sharing import ON
 
 MIB = 1 << 20
+EVERY_WAY = {**ON, "WEIGHTSYNC_HTTP_LISTEN": "127.0.0.1:0"}
 SERVER_LIMIT = 256 * 10**6
 CLIENT_LIMIT = 100 * 10**6
 _LOOK_SECONDS = 0.005
@@ -45,8 +47,10 @@ shape = (1808, 1024)
 tensors = {f"layer.{i}.weight": torch.empty(shape, dtype=torch.bfloat16) for i in range(290)}
 assert sum(tensor.nbytes for tensor in tensors.values()) >= 1 << 30
 client = SyncClient(sys.argv[1])
-client.push({"warm": torch.ones(1 << 20)}, version=1)  # the machinery is there before we measure
-client.pull(1, into={"warm": torch.zeros(1 << 20)})
+way = sys.argv[2]
+warm = {"warm": torch.ones(1 << 20)}  # the machinery is there before we measure
+client.push(warm, version=1, transport=way)
+client.pull(1, into={"warm": torch.zeros(1 << 20)}, transport=way)
 """
 TRAINER = (
     PREPARE
@@ -56,7 +60,7 @@ for tensor in tensors.values():
     bits += 4099
     tensor.view(torch.int16).copy_(bits)
 del bits
-grown, info = growth(lambda: client.push(tensors, version=2))
+grown, info = growth(lambda: client.push(tensors, version=2, transport=way))
 client.close()
 print(json.dumps({"growth": grown, "digest": info.digest, "size": info.size}))
 """
@@ -67,7 +71,7 @@ EXPLORER = (
 from sync_client.tensors import state_dict_digest
 for tensor in tensors.values():
     tensor.fill_(1)
-grown, pulled = growth(lambda: client.pull(2, into=tensors))
+grown, pulled = growth(lambda: client.pull(2, into=tensors, transport=way))
 client.close()
 digest = state_dict_digest(tensors)  # of what is in the tensors, not of what came
 print(json.dumps({"growth": grown, "digest": digest, "size": pulled.wire_bytes}))
@@ -106,25 +110,29 @@ def peak_of(pid: int) -> Iterator[list[int]]:
         thread.join()
 
 
-def run(script: str, address: str) -> Any:
+def run(script: str, address: str, transport: str) -> Any:
     """Runs a side; what it reports."""
     done = subprocess.run(
-        [sys.executable, "-c", script, address], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, address, transport],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.large
-def test_a_gibibyte_passes_with_little_memory_on_either_side() -> None:
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_a_gibibyte_passes_with_little_memory_on_either_side(transport: str) -> None:
     needs_memory(5)
     with (
         fast_directory(2 << 30) as directory,
-        running_server(directory) as server,
+        running_server(directory, environment=EVERY_WAY) as server,
         peak_of(server.pid) as peak,
     ):
-        pushed = run(TRAINER, server.address)
-        pulled = run(EXPLORER, server.address)
+        pushed = run(TRAINER, server.address, transport)
+        pulled = run(EXPLORER, server.address, transport)
     assert pulled["digest"] == pushed["digest"]
     assert pushed["size"] >= 1 << 30
     assert 10 * MIB < peak[0] < SERVER_LIMIT, f"the server took {peak[0] / 1e6:.0f} MB"
@@ -133,7 +141,8 @@ def test_a_gibibyte_passes_with_little_memory_on_either_side() -> None:
 
 
 @pytest.mark.large
-def test_one_tensor_of_more_than_four_gibibytes() -> None:
+@pytest.mark.parametrize("transport", ["grpc", "http", "shared-memory"])
+def test_one_tensor_of_more_than_four_gibibytes(transport: str) -> None:
     needs_memory(10)
     size = (1 << 32) + 4099
     # Pages that nobody wrote take no memory, and the interesting places are at the borders.
@@ -143,15 +152,18 @@ def test_one_tensor_of_more_than_four_gibibytes() -> None:
         source[place] = value
     with (
         fast_directory(5 << 30) as directory,
-        running_server(directory) as server,
+        running_server(directory, environment=EVERY_WAY) as server,
         SyncClient(server.address) as client,
         peak_of(server.pid) as peak,
     ):
-        info = client.push({"huge": source, "small": torch.ones(3)}, version=1)
+        state_dict = {"huge": source, "small": torch.ones(3)}
+        info = client.push(state_dict, version=1, transport=transport)
+        del state_dict
         del source
         into = {"huge": torch.empty(size, dtype=torch.uint8), "small": torch.zeros(3)}
-        pulled = client.pull(1, into=into)
-        assert pulled.wire_bytes == info.size > size
+        pulled = client.pull(1, into=into, transport=transport)
+        assert info.size > size
+        assert pulled.wire_bytes == (0 if transport == "shared-memory" else info.size)
         # The digest was compared; these would show a wrong comparison of it.
         assert [int(into["huge"][place]) for place in places] == [1, 2, 3, 4, 5, 6]
         assert into["huge"][(1 << 32) + 1 : size - 1].count_nonzero() == 0

@@ -17,6 +17,7 @@ from sync_client.tensors import state_dict_digest
 from tests.servers import ServerProcess, running_server
 from tests.services.grpcurl import UNARY
 from tests.services.raw import DOWNLOAD, UPLOAD, Refusal, open_channel, refusal, stream
+from tests.services.sharing import ON
 from tests.state_dicts import Recipe, assert_same, cook, cookbooks, names, recipes
 from tests.until import until
 from weightsync.digests import StreamDigester
@@ -37,7 +38,8 @@ _versions = itertools.count(1)
 @pytest.fixture(scope="module")
 def pounded() -> Iterator[ServerProcess]:
     """A server of its own, which must still serve afterwards, without a fault in its log."""
-    with running_server() as server:
+    every_way = {**ON, "WEIGHTSYNC_HTTP_LISTEN": "127.0.0.1:0"}
+    with running_server(environment=every_way) as server:
         yield server
         with SyncClient(server.address, run="afterwards") as client:
             client.push({"a": torch.ones(3)}, version=1)
@@ -59,29 +61,38 @@ def raw(pounded: ServerProcess) -> Iterator[grpc.Channel]:
         yield made
 
 
-@given(cookbook=cookbooks, tied=st.sets(names, max_size=2), recipe=recipes, data=st.data())
+@given(
+    cookbook=cookbooks,
+    tied=st.sets(names, max_size=2),
+    recipe=recipes,
+    transport=st.sampled_from(["grpc", "http", "shared-memory"]),
+    data=st.data(),
+)
 @RELAXED
 def test_what_is_pushed_comes_back_bit_for_bit(
     trainer: SyncClient,
     cookbook: dict[str, Recipe],
     tied: set[str],
     recipe: Recipe,
+    transport: str,
     data: st.DataObject,
 ) -> None:
     state_dict = cook(cookbook | dict.fromkeys(tied, recipe))
     version = next(_versions)
-    info = trainer.push(state_dict, version=version)
+    info = trainer.push(state_dict, version=version, transport=transport)
     digest = state_dict_digest(state_dict)
     assert info.digest == digest
     assert info.tensor_count == len(state_dict)
 
-    pulled = trainer.pull(version)
+    pulled = trainer.pull(version, transport=transport)
     assert_same(pulled.state_dict, state_dict)
-    assert (pulled.digest, pulled.wire_bytes) == (digest, info.size)
+    wire_bytes = 0 if transport == "shared-memory" else info.size
+    assert (pulled.transport, pulled.digest) == (transport, digest)
+    assert pulled.wire_bytes == wire_bytes
 
     into = {name: torch.empty_like(tensor) for name, tensor in state_dict.items()}
     addresses = {name: tensor.data_ptr() for name, tensor in into.items()}
-    assert trainer.pull(version, into=into).state_dict is into
+    assert trainer.pull(version, into=into, transport=transport).state_dict is into
     assert_same(into, state_dict)
     assert {name: tensor.data_ptr() for name, tensor in into.items()} == addresses
 
@@ -92,7 +103,7 @@ def test_what_is_pushed_comes_back_bit_for_bit(
     if state_dict:
         chosen = data.draw(st.lists(st.sampled_from(sorted(state_dict)), min_size=1, unique=True))
         part = {name: state_dict[name] for name in chosen}
-        pulled = trainer.pull(version, names=chosen)
+        pulled = trainer.pull(version, names=chosen, transport=transport)
         assert_same(pulled.state_dict, part)
         assert pulled.digest == state_dict_digest(part)
         assert_same(dict(trainer.iter_tensors(version, names=chosen)), part)
