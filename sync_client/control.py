@@ -275,7 +275,11 @@ class RunClient:
         await self._weights("DeleteWeightVersion", request)
 
     async def rollback(self, version: int) -> VersionInfo:
-        """Gives explorers an earlier version again."""
+        """Gives explorers an earlier version again: those who wait wake with it, `rewound`.
+
+        Nothing is retired by it. The next push takes the place of what is at or above its number.
+        Raises VersionNotFound, VersionRetired. Retried by itself.
+        """
         request = weights_pb2.RollbackRunRequest(
             name=self._run_name, version=version, request_id=new_request_id()
         )

@@ -33,6 +33,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "watch": ("sync_client.commands.waits:watch", "Print every change of the run as it happens."),
     "health": ("sync_client.commands.show:health", "Ask whether the server serves."),
     "pin": ("sync_client.commands.change:pin", "Keep a version from being retired, or let it go."),
+    "rollback": (
+        "sync_client.commands.change:rollback",
+        "Give explorers an earlier version again.",
+    ),
     "delete": ("sync_client.commands.change:delete", "Delete a version."),
     "check": ("sync_server.commands.check:check", "Verify the digest of every stored blob."),
     "config": ("sync_server.commands.config:config", "Make, check or show a configuration."),

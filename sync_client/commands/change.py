@@ -1,4 +1,4 @@
-"""`weightsync pin` and `delete`: which versions are kept."""
+"""`weightsync pin`, `rollback` and `delete`: which versions are kept, and which one is served."""
 
 from __future__ import annotations
 
@@ -55,6 +55,21 @@ async def delete(client: AsyncSyncClient, as_json: bool, version: int) -> None:
         output.document({"run": client.run, "version": version, "deleted": True})
     else:
         click.echo(f"deleted version {version} of run {client.run}")
+
+
+@click.command()
+@click.argument("version", type=VERSION, metavar="N")
+@client_command
+async def rollback(client: AsyncSyncClient, as_json: bool, version: int) -> None:
+    """Give explorers version N again, as if it were new.
+
+    Later versions are kept until the next push: roll back to one of them to go forward again.
+    """
+    info = await client.rollback(version)
+    if as_json:
+        output.document({"run": client.run, **output.fields(info)})
+    else:
+        click.echo(f"run {client.run} is at version {info.version} again")
 
 
 def _pins(info: VersionInfo) -> str:

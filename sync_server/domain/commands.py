@@ -193,6 +193,17 @@ def unpin(
     return changes, version
 
 
+def rollback(run: Run, now: Instant, *, number: int) -> tuple[list[Change], Version]:
+    """Explorers are given an earlier version again, as new. Retires nothing: the way back to the
+    later ones stays open until a push takes their place."""
+    check_number(number)
+    version = run.versions.get(number)
+    if number == run.versions.current:
+        return [], version
+    version = replace(version, committed_at=now.wall, revision=run.revision + 1)
+    return [VersionCommitted(version)], version
+
+
 def delete(run: Run, now: Instant, *, number: int) -> tuple[list[Change], None]:
     """Deletes a version that is neither served nor pinned."""
     return [removal(run.versions.delete(number, now), Cause.DELETED)], None

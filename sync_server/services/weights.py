@@ -273,6 +273,18 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         )
         return pb.UnpinWeightVersionResponse(weight_version=convert.version(run_id, version))
 
+    async def RollbackRun(
+        self, request: pb.RollbackRunRequest, context: Context
+    ) -> pb.RollbackRunResponse:
+        """Serves an earlier version again."""
+        run_id = names.parse_run(request.name)
+        version = await self._coordinator.transact(
+            run_id,
+            lambda run, now: commands.rollback(run, now, number=request.version),
+            request=("RollbackRun", request.request_id),
+        )
+        return pb.RollbackRunResponse(weight_version=convert.version(run_id, version))
+
     async def DeleteWeightVersion(
         self, request: pb.DeleteWeightVersionRequest, context: Context
     ) -> pb.DeleteWeightVersionResponse:

@@ -29,6 +29,7 @@ class Kept:
     number: int
     digest: str
     blob: str
+    pusher: Pusher
     pins: dict[str, float | None] = field(default_factory=dict)
 
     def pinned(self, now: float) -> bool:
@@ -140,7 +141,8 @@ class VersionsMachine(RuleBasedStateMachine):
         if events is None or done:
             assert not events
             return
-        new = hit if hit is not None and there else Kept(number, digest, blob)
+        new = hit if hit is not None and there else Kept(number, digest, blob, pusher)
+        new.pusher = pusher
         if served is not None and number <= served.number:
             self.went_back_from = max(self.went_back_from, served.number)
         self.kept = [
@@ -162,6 +164,20 @@ class VersionsMachine(RuleBasedStateMachine):
         for event in events[1:]:
             assert isinstance(event.change, VersionRemoved)
             assert event.change.blob_id != new.blob
+
+    @rule(number=numbers)
+    def roll_back(self, number: int) -> None:
+        hit, served = self.find(number), self.served
+        events = self.attempt(set() if hit else NOT_THERE, commands.rollback, number=number)
+        if events is None or hit is None or hit is served:
+            assert not events
+            return
+        assert [type(event.change) for event in events] == [VersionCommitted]
+        if served is not None and number < served.number:
+            self.went_back_from = max(self.went_back_from, served.number)
+        self.kept.remove(hit)
+        self.kept.append(hit)  # the one that became visible last
+        self.served, self.lineage = hit, hit.pusher
 
     @rule(number=numbers, owner=owners, ttl=st.sampled_from([None, None, 0.0, 3.0, 30.0]))
     def pin(self, number: int, owner: str, ttl: float | None) -> None:

@@ -28,10 +28,6 @@ UNARY = [
     for method in service.methods
     if not (method.client_streaming or method.server_streaming)
 ]
-# What may still answer UNIMPLEMENTED. Take out what is there.
-NOT_YET = {
-    "WeightService/RollbackRun",
-}
 
 
 def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:

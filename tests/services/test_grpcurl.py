@@ -19,7 +19,6 @@ from sync_client.tensors import StateDictSource
 from tests.servers import running_server
 from tests.services.grpcurl import (
     GRPCURL,
-    NOT_YET,
     SERVICES,
     UNARY,
     grpcurl,
@@ -103,9 +102,6 @@ def test_it_calls_every_unary_rpc(address: str) -> None:
     assert sorted(method for method, _, _ in table) == sorted(UNARY)
     for method, request, expected in table:
         done = grpcurl("-d", json.dumps(request), address, f"weightsync.v1.{method}")
-        if method in NOT_YET and "Code: Unimplemented" in done.stderr:
-            assert '"reason":"UNIMPLEMENTED"' in done.stderr
-            continue
         assert done.returncode == 0, f"{method}: {done.stderr}"
         answer = json.loads(done.stdout)
         assert_within(_snake(expected), _snake(answer), method)
@@ -204,8 +200,4 @@ def test_a_printed_line_works_as_printed(line: str, furnished: str) -> None:
         timeout=30,
         check=False,
     )
-    method = arguments[-1].removeprefix("weightsync.v1.")
-    if method in NOT_YET and done.returncode:
-        assert '"reason":"UNIMPLEMENTED"' in done.stderr
-        return
     assert done.returncode == 0, done.stderr
