@@ -61,6 +61,9 @@ class HandedOut:
         if isinstance(begun, Uploaded):
             return begun
         try:
+            for other in list(self._planned.values()):
+                if other.session.superseded and other.stop_feeder is None:
+                    await self.drop(other.upload_id)  # nobody can go on with it: it gives its room
             path = await begun.reserve() if segment else None
         except BaseException:
             await asyncio.shield(self._uploads.abandon(begun))
@@ -71,9 +74,15 @@ class HandedOut:
         return planned
 
     def claim(self, path: str, request: UploadRequest) -> UploadSession:
-        """The session of a segment, once. Raises InvalidArgument where it is not this request's."""
+        """The session of a segment, once.
+
+        Raises InvalidArgument where it is not this request's, UploadInProgress where its bytes
+        come on the bulk port.
+        """
         for planned in self._planned.values():
             if str(planned.path) == path and planned.session.request == request:
+                if planned.stop_feeder is not None:
+                    raise UploadInProgress("a connection of the bulk port feeds this upload")
                 self._forget(planned)
                 return planned.session
         raise InvalidArgument(
@@ -115,10 +124,15 @@ class HandedOut:
             self._wait(planned, RESUME_SECONDS)
 
     async def finish(self, upload_id: str) -> Uploaded:
-        """Commits what the acquired upload got, and ends it. Raises what `Uploads.finish` does."""
-        session = self._planned[upload_id].session
+        """Commits what the acquired upload got, and ends it.
+
+        Raises what `Uploads.finish` does, and InvalidTicket where the server ended it meanwhile.
+        """
+        planned = self._planned.get(upload_id)
+        if planned is None:
+            raise InvalidTicket("the upload was given up: plan it again")
         try:
-            return await self._uploads.finish(session)
+            return await self._uploads.finish(planned.session)
         finally:
             await asyncio.shield(self.drop(upload_id))
 

@@ -59,6 +59,8 @@ class Intake:
         self._max_header_bytes = max_header_bytes
         self._header = bytearray()
         self._header_size = _PREFIX_BYTES
+        self._announced = False
+        """Whether the header's length came; one of 0 is no other than that of the prefix."""
 
     @property
     def whole(self) -> bool:
@@ -68,7 +70,7 @@ class Intake:
     @property
     def header_is_whole(self) -> bool:
         """Whether `begin` can be called."""
-        return self.received == self._header_size > _PREFIX_BYTES
+        return self._announced and self.received == self._header_size
 
     @property
     def header_size(self) -> int:
@@ -82,7 +84,8 @@ class Intake:
             self._header += take
             self.received += len(take)
             data = data[len(take) :]
-            if self.received == _PREFIX_BYTES == self._header_size:
+            if self.received == _PREFIX_BYTES and not self._announced:
+                self._announced = True
                 try:
                     self._header_size = header_size(
                         bytes(self._header), self.request.size_bytes, self._max_header_bytes

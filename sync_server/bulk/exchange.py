@@ -67,6 +67,7 @@ class Exchange:
         self._wire = Wire(sock, parts.stall_seconds)
         self._parts = parts
         self._stopping = False
+        self._bodiless = False
         self.busy = False
         """Whether a request is being answered."""
 
@@ -104,11 +105,13 @@ class Exchange:
     def _serve(self, raw: bytes) -> bool:
         """Answers the request with this head; whether another one may follow."""
         connection = h11.Connection(h11.SERVER)
+        self._bodiless = raw.startswith(b"HEAD ")
         try:
             head, connection = parse_head(raw)
             return self._answer(head, connection) and head.keep_alive
         except HttpError as error:
-            self._say(connection, error.status, f"{error}\n".encode(), "text/plain")
+            body = f"{error}\n".encode()
+            self._say(connection, error.status, body, "text/plain", last=True)
         except names.InvalidName as error:
             self._refuse(connection, InvalidName(str(error)))
         except DomainError as error:
@@ -146,8 +149,8 @@ class Exchange:
         if chosen is not None:
             headers.append(("Content-Range", f"bytes {begin}-{end - 1}/{size}"))
         send = head.method == "GET"
-        head_bytes = answer(connection, 200 if chosen is None else 206, headers)
         with _blob(self._parts.blobs, ticket) as source:
+            head_bytes = answer(connection, 200 if chosen is None else 206, headers)
             self._wire.send(head_bytes, more=send)
             if send and isinstance(source, int):
                 self._wire.send_file(source, begin, end)
@@ -177,8 +180,8 @@ class Exchange:
         handed_out = self._parts.handed_out
         session = self._call(handed_out.acquire(ticket.target, self.stop))
         done = False
+        feed = Feed(session)
         try:
-            feed = Feed(session)
             if begin != feed.received:
                 raise OffsetOutOfRange(
                     f"the body begins at byte {begin}: {feed.received} came so far",
@@ -200,9 +203,11 @@ class Exchange:
             raise
         except DomainError:
             done = True
+            feed.settle()
             self._call(handed_out.drop(ticket.target))
             raise
         finally:
+            feed.settle()
             if not done:
                 self._call(handed_out.release(ticket.target))
 
@@ -225,7 +230,7 @@ class Exchange:
         headers = [("Content-Length", str(len(body))), ("Content-Type", content_type)]
         if last:
             headers.append(("Connection", "close"))
-        self._wire.send(answer(connection, status, headers) + body)
+        self._wire.send(answer(connection, status, headers) + (b"" if self._bodiless else body))
 
     def _call(self, work: Coroutine[Any, Any, R]) -> R:
         """Runs something on the event loop. Raises ShuttingDown where that has ended."""

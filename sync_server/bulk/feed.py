@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from sync_server.uploads import UploadSession
 
@@ -57,6 +57,11 @@ class Feed:
             while intake.ready < intake.header_size:
                 self._warm()
             intake.store_header()
+
+    def settle(self) -> None:
+        """Waits for what is being made warm: nobody may close the blob before."""
+        if self._ahead is not None:
+            wait([self._ahead])
 
     def _warm(self) -> None:
         """Makes the next window warm, and begins with the one after it."""

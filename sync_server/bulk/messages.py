@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import h11
 
-from sync_server.domain.errors import DomainError, InvalidArgument, OffsetOutOfRange
+from sync_server.domain.errors import DomainError, InvalidArgument, OffsetOutOfRange, SizeMismatch
 from weightsync import names
 
 MAX_HEAD_BYTES = 16 << 10
@@ -108,6 +108,12 @@ def parse_head(data: bytes) -> tuple[Head, h11.Connection]:
     headers = {key.decode("ascii"): value.decode("latin-1") for key, value in event.headers}
     if "transfer-encoding" in headers:
         raise HttpError(411, "a body needs a Content-Length")
+    if method != "PUT" and headers.get("content-length", "0") != "0":
+        # Its body would be read as the next request.
+        raise HttpError(400, f"a {method} has no body")
+    if connection.trailing_data[0]:
+        # h11 takes a bare line feed for the end of a line, and ends the head before we do.
+        raise HttpError(400, "lines end with CR LF")
     keep = event.http_version == b"1.1" and headers.get("connection", "").lower() != "close"
     return Head(method, run_id, number, headers, keep), connection
 
@@ -131,7 +137,8 @@ def byte_range(head: Head, size: int) -> tuple[int, int] | None:
 def body_range(head: Head, size: int) -> tuple[int, int]:
     """(begin, end) of the bytes that a PUT brings, of `size`.
 
-    Raises HttpError without a length, InvalidArgument where the lengths contradict each other.
+    Raises HttpError without a length, SizeMismatch, InvalidArgument where the lengths contradict
+    each other.
     """
     length = head.headers.get("content-length", "")
     if not _LENGTH.fullmatch(length):
@@ -139,6 +146,11 @@ def body_range(head: Head, size: int) -> tuple[int, int]:
     text = head.headers.get("content-range")
     if text is None:
         begin, end, total = 0, int(length), size
+        if end != size:
+            raise SizeMismatch(
+                f"{end} bytes in the body: {size} were announced; a part needs a Content-Range",
+                announced=size,
+            )
     else:
         match = _CONTENT_RANGE.fullmatch(text.strip())
         if match is None:

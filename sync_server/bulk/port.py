@@ -82,12 +82,20 @@ class BulkPort:
                         target=self._run, args=(exchange,), name="weightsync-bulk", daemon=True
                     )
                     self._exchanges[exchange] = thread
-            if full:
+            if full or not self._started(exchange, thread):
                 with contextlib.suppress(OSError), sock:
                     sock.setblocking(False)
                     sock.send(_BUSY)
-                continue
+
+    def _started(self, exchange: Exchange, thread: threading.Thread) -> bool:
+        try:
             thread.start()
+        except RuntimeError as error:  # no memory, or too many of them: others are served on
+            _log.warning("the bulk port could not start a thread", error=str(error))
+            with self._lock:
+                self._exchanges.pop(exchange, None)
+            return False
+        return True
 
     def _run(self, exchange: Exchange) -> None:
         try:
