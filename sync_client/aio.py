@@ -123,6 +123,47 @@ class AsyncSyncClient(RunClient):
         finally:
             source.close()
 
+    async def push_shard(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        version: int,
+        shard_index: int,
+        shard_count: int,
+        *,
+        author: Author = NOBODY,
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        """Pushes this rank's part of a version, and waits until all `shard_count` parts are there.
+
+        Every rank calls it at the same time with its own `shard_index`, from 0. Plain tensors are
+        sent whole; of DTensors (FSDP2, tensor parallelism) each rank sends the slice it holds, and
+        the server puts them together. Nothing is visible before the last part.
+
+        author: the trainer's name and generation (`trainer.author`, sent to all ranks), where a
+        trainer holds the run. Raises ShardMissing where nothing came of a rank for a minute (its
+        number is said; retry on all ranks), InvalidHeader where the parts do not make whole
+        tensors, and what `push` raises.
+        """
+        from sync_client.shards import ShardSource  # imports torch
+        from sync_client.tensors import UnsupportedTensor
+
+        try:
+            source = ShardSource(state_dict)
+        except UnsupportedTensor as error:
+            raise errors.TensorRefused(str(error)) from error
+        if shard_count == 1:
+            if source.sliced:
+                raise errors.TensorRefused(f"{source.sliced} is a slice, and there is one shard")
+            return await self.send(source, version, progress=progress, author=author)
+        return await self.send(
+            source,
+            version,
+            transport="grpc",
+            progress=progress,
+            author=author,
+            shard=(shard_index, shard_count),
+        )
+
     async def send(
         self,
         source: Source,
@@ -132,6 +173,7 @@ class AsyncSyncClient(RunClient):
         delta: bool | None = None,
         progress: Progress | None = None,
         author: Author = NOBODY,
+        shard: tuple[int, int] = (0, 0),
     ) -> VersionInfo:
         """Pushes any source; what `push` and `push_file` are made of."""
         check_transport(transport, delta)
@@ -140,6 +182,8 @@ class AsyncSyncClient(RunClient):
             worker=author.worker,
             generation=author.generation,
             request_id=new_request_id(),
+            shard_index=shard[0],
+            shard_count=shard[1],
         )
         await announce(header, source)
         response = await push_bytes(self.connection, header, source, transport, progress)

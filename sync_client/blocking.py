@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sync_client.aio import AsyncSyncClient
+from sync_client.authors import NOBODY, Author
 from sync_client.blocking_worker import Worker
 from sync_client.health import Health
 from sync_client.loop_thread import LoopThread, iterate
@@ -129,6 +130,23 @@ class SyncClient:
     def notify_nothing_new(self) -> None:
         """See `RunClient.notify_nothing_new`."""
         self._thread.call(self._aio.notify_nothing_new())
+
+    def push_shard(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        version: int,
+        shard_index: int,
+        shard_count: int,
+        *,
+        author: Author = NOBODY,
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        """See `AsyncSyncClient.push_shard`."""
+        return self._thread.call(
+            self._aio.push_shard(
+                state_dict, version, shard_index, shard_count, author=author, progress=progress
+            )
+        )
 
     def push_file(
         self, path: str | Path, version: int, *, progress: Progress | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sync_client.authors import Author
 from sync_client.loop_thread import LoopThread, iterate
 from sync_client.transfer import Progress
 from sync_client.types import (
@@ -61,6 +62,11 @@ class Worker:
         if not self._thread.closed:
             self._thread.call(self._aio.close())
 
+    @property
+    def author(self) -> Author:
+        """In whose name this worker writes: for the other ranks of a trainer."""
+        return self._aio.author
+
     def set_state(
         self, state: WorkerState | str, expected: WorkerState | str | None = None
     ) -> WorkerStatus:
@@ -83,6 +89,20 @@ class Worker:
         """See `AsyncWorker.push`."""
         return self._thread.call(
             self._aio.push(state_dict, version, transport=transport, delta=delta, progress=progress)
+        )
+
+    def push_shard(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        version: int,
+        shard_index: int,
+        shard_count: int,
+        *,
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        """See `AsyncWorker.push_shard`."""
+        return self._thread.call(
+            self._aio.push_shard(state_dict, version, shard_index, shard_count, progress=progress)
         )
 
     def publish(

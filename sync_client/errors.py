@@ -230,6 +230,12 @@ class VersionElsewhere(SyncError):
     reason = "VERSION_ELSEWHERE"
 
 
+class ShardMissing(SyncError):
+    """Not every shard of the version came in time; the message says which. Retry: all of them."""
+
+    reason = "SHARD_MISSING"
+
+
 class StaleGeneration(SyncError):
     """The worker's name was taken over by another process. Retry: no; stop this one."""
 

@@ -77,6 +77,27 @@ class AsyncWorker(LeasedWorker):
             )
         )
 
+    async def push_shard(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        version: int,
+        shard_index: int,
+        shard_count: int,
+        *,
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        """See `AsyncSyncClient.push_shard`; as this trainer."""
+        return await self.leased(
+            lambda: self.client.push_shard(
+                state_dict,
+                version,
+                shard_index,
+                shard_count,
+                author=self.author,
+                progress=progress,
+            )
+        )
+
     async def notify_nothing_new(self) -> None:
         """Releases whoever waits for a version, without one (`WaitOutcome.NOTHING_NEW`)."""
         await self.leased(lambda: self.client.notify_nothing_new(author=self.author))

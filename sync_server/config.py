@@ -97,6 +97,13 @@ class ServerSettings(BaseSettings):
         le=3600,
         description="When a connection of the HTTP port on which next to nothing moves is cut.",
     )
+    shard_wait_seconds: float = Field(
+        60.0,
+        ge=0.1,
+        le=86400,
+        description="How long nothing may come of a version that is pushed in shards before the "
+        "ranks are told which shards are missing.",
+    )
     max_header_mib: int = Field(
         16, ge=1, le=1024, description="The largest safetensors header that is accepted, in MiB."
     )

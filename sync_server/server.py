@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from sync_server.assembly import Assemblies
 from sync_server.bulk.exchange import Parts
 from sync_server.bulk.port import BulkPort
 from sync_server.bulk.start import open_bulk_port
@@ -149,6 +150,12 @@ class Server:
             max_header_bytes=settings.max_header_mib << 20,
         )
         self._handed_out = HandedOut(self._uploads)
+        self._assemblies = Assemblies(
+            self._uploads,
+            self._blobs,
+            wait_seconds=settings.shard_wait_seconds,
+            max_header_bytes=settings.max_header_mib << 20,
+        )
         self._offers = Offers(self._challenge)
         http = self._start_bulk_port()
         self._listener = Listener(self._build, settings.listen)
@@ -188,6 +195,7 @@ class Server:
         if self._challenge is not None:
             self._challenge.close()
         await self._handed_out.close()
+        await self._assemblies.close()
         await self._uploads.close()
         await self._catalog.close()
         await self._coordinator.close()
@@ -204,6 +212,7 @@ class Server:
             self._catalog,
             Plans(self._coordinator, self._blobs, self._handed_out, self._offers),
             self._handed_out,
+            self._assemblies,
             keep=self._settings.keep_versions,
         )
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS)

@@ -186,6 +186,31 @@ class Uploads:
         self._open[key] = session
         return session
 
+    def admit(self, request: UploadRequest) -> None:
+        """Raises where a push of this number would be refused whatever its bytes are."""
+        check_number(request.number)
+        run = self._coordinator.find(request.run_id)
+        if run is None and request.pusher.worker_id:
+            self._coordinator.run(request.run_id)  # raises: a trainer's run exists
+        if run is not None:
+            commands.authorize_push(run, self._coordinator.now(), request.pusher)
+            run.versions.admit(request.number, request.digest, request.pusher)
+
+    def open_assembled(self, request: UploadRequest) -> UploadSession:
+        """A session for a version that is put together in place; its digest is known at last.
+
+        Raises as `begin`.
+        """
+        self.admit(request)
+        key = (request.run_id, request.number)
+        other = self._open.get(key)
+        if other is not None:
+            other.superseded = True
+        elif len(self._open) >= self._max_uploads:
+            raise LimitExceeded(f"{self._max_uploads} uploads are under way; try again later")
+        session = self._open[key] = UploadSession(request, self._blobs, self._max_header_bytes)
+        return session
+
     async def finish(self, session: UploadSession) -> Uploaded:
         """Verifies, makes durable, and makes visible. Raises what the checks raise; see `begin`."""
         session.check()

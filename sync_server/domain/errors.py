@@ -141,6 +141,12 @@ class VersionElsewhere(DomainError):
     reason = "VERSION_ELSEWHERE"
 
 
+class ShardMissing(DomainError):
+    """Not every shard of a version came in time."""
+
+    reason = "SHARD_MISSING"
+
+
 class StaleGeneration(DomainError):
     """The name was taken over by a higher generation."""
 

@@ -15,9 +15,7 @@ from weightsync.v1 import weights_pb2 as pb
 
 def request(header: pb.UploadWeightsHeader) -> UploadRequest:
     """What a sender announces. Raises InvalidArgument, InvalidName."""
-    if header.shard_count > 1:
-        raise NotImplementedError
-    if header.shard_count < 0 or header.shard_index != 0:
+    if header.shard_count < 0 or (header.shard_count <= 1 and header.shard_index != 0):
         raise InvalidArgument(
             f"shard {header.shard_index} of {header.shard_count}", field="shard_index"
         )

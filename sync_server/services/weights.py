@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from sync_server.assembly import Assemblies, ShardUpload
 from sync_server.catalog import Catalog
 from sync_server.coordinator import Coordinator
 from sync_server.domain import commands
@@ -17,7 +18,8 @@ from sync_server.domain.versions import Pusher
 from sync_server.domain.waits import Held, Outcome, is_rewound
 from sync_server.downloads import plan_download
 from sync_server.handed_out import HandedOut
-from sync_server.plans import Plans
+from sync_server.intake import UploadRequest
+from sync_server.plans import Plans, Ways
 from sync_server.references import References
 from sync_server.services import convert, convert_plans, convert_uploads
 from sync_server.uploads import Uploaded, Uploads, UploadSession
@@ -43,12 +45,14 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         catalog: Catalog,
         plans: Plans,
         handed_out: HandedOut,
+        assemblies: Assemblies,
         *,
         keep: int,
     ) -> None:
         self._coordinator = coordinator
         self._plans = plans
         self._handed_out = handed_out
+        self._assemblies = assemblies
         self._references = References(coordinator, keep=keep)
         self._uploads = uploads
         self._catalog = catalog
@@ -73,7 +77,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self, frames: AsyncIterator[bytes], context: Context
     ) -> pb.UploadWeightsResponse:
         """Header, then chunks; committed at the end of the stream."""
-        run_id, session, filled = "", None, False
+        run_id, filled = "", False
+        session: UploadSession | ShardUpload | None = None
         try:
             async for frame in frames:
                 message = read_upload_frame(frame)
@@ -92,19 +97,30 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                     session = self._handed_out.claim(message.segment, request)
                     filled = True
                     continue
-                begun = await self._uploads.begin(request)
+                begun = await self._begin(message, request)
                 if isinstance(begun, Uploaded):
                     return convert_uploads.response(run_id, begun)
                 session = begun
             if session is None:
                 raise InvalidStream("the stream is empty: send the header first")
+            if isinstance(session, ShardUpload):
+                return convert_uploads.response(run_id, await session.finish())
             if filled:
                 await session.adopt()
             uploaded = await self._uploads.finish(session)
             return convert_uploads.response(run_id, uploaded, segment=filled)
         finally:
-            if isinstance(session, UploadSession):
+            if isinstance(session, ShardUpload):
+                await session.abandon()
+            elif session is not None:
                 await asyncio.shield(self._uploads.abandon(session))
+
+    async def _begin(
+        self, header: pb.UploadWeightsHeader, request: UploadRequest
+    ) -> UploadSession | ShardUpload | Uploaded:
+        if header.shard_count > 1:
+            return await self._assemblies.join(request, header.shard_index, header.shard_count)
+        return await self._uploads.begin(request)
 
     async def download_frames(
         self, request: pb.DownloadWeightsRequest, context: Context
@@ -135,6 +151,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     ) -> pb.PlanUploadResponse:
         """The ways besides the stream, where bytes are needed at all."""
         upload = convert_uploads.request(request.header)
+        if request.header.shard_count > 1:
+            return pb.PlanUploadResponse(locations=convert_plans.locations(Ways()))
         version, ways = await self._plans.upload(upload, request.transports)
         return pb.PlanUploadResponse(
             locations=convert_plans.locations(ways),

@@ -32,7 +32,7 @@ def public(kind: type) -> dict[str, Any]:
 # What drives the asynchronous client from within the SDK and is of no use to a blocking caller.
 INSIDE = {
     "AsyncSyncClient": {"connection", "send", "call_workers", "set_worker_state"},
-    "AsyncWorker": {"author", "client", "leased", "resource", "start"},
+    "AsyncWorker": {"client", "leased", "resource", "start"},
     "parameters": {"author", "rendezvous", "worker", "retry_for"},
 }
 

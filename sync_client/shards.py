@@ -1,0 +1,95 @@
+"""What one rank of a trainer sends: whole tensors, and its slices of distributed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from sync_client.tensors import StateDictSource, UnsupportedTensor
+from weightsync.layout import Layout
+from weightsync.slices import Placement, encode
+
+
+class ShardSource:
+    """This rank's part of a state dict, as a stream. A `transfer.Source`.
+
+    Plain tensors are sent whole: several ranks may send the same one, with the same bytes. Of a
+    DTensor (FSDP2, tensor parallelism) this rank's local slice is sent, by one rank of those that
+    hold the same. Raises UnsupportedTensor, also for a DTensor that is still to be reduced.
+    """
+
+    layout: Layout
+
+    def __init__(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        local: dict[str, torch.Tensor] = {}
+        slices: dict[str, Placement] = {}
+        for name, tensor in state_dict.items():
+            if not _is_distributed(tensor):
+                local[name] = tensor
+                continue
+            found = _local_slice(name, tensor)
+            if found is not None:
+                part, start = found
+                local[name] = part
+                if part.shape != tensor.shape:
+                    slices[name] = tuple(tensor.shape), start
+        self.sliced = ", ".join(list(slices)[:1])
+        """The name of a tensor that is not whole; "": all are."""
+        self._source = StateDictSource(local, metadata=encode(slices))
+        self.layout = self._source.layout
+
+    def digest(self) -> str:
+        """The digest of what this rank sends."""
+        return self._source.digest()
+
+    def segments(self, offset: int = 0) -> Iterator[memoryview]:
+        """See `StateDictSource.segments`."""
+        return self._source.segments(offset)
+
+    def chunks(self, chunk_bytes: int, offset: int = 0) -> Iterator[memoryview]:
+        """See `StateDictSource.chunks`."""
+        return self._source.chunks(chunk_bytes, offset)
+
+
+def _is_distributed(tensor: object) -> bool:
+    return hasattr(tensor, "placements") and hasattr(tensor, "to_local")
+
+
+def _local_slice(name: str, tensor: Any) -> tuple[torch.Tensor, tuple[int, ...]] | None:
+    """(local tensor, its start in the whole) of a DTensor; None: another rank sends it.
+
+    Mesh dimensions are applied from left to right, each cutting what the ones before it left, into
+    parts of equal size, rounded up, as `torch.chunk` does; so the last ranks may have less, or
+    nothing.
+    """
+    mesh, placements = tensor.device_mesh, tensor.placements
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:
+        return None  # this rank has no part of it
+    start, shape = [0] * tensor.ndim, list(tensor.shape)
+    for axis, placement in enumerate(placements):
+        rank = coordinate[axis]
+        if placement.is_replicate():
+            if rank:
+                return None
+        elif type(placement).__name__ == "Shard":
+            dim = placement.dim % tensor.ndim
+            size = -(-shape[dim] // mesh.size(axis))
+            begin = min(rank * size, shape[dim])
+            start[dim] += begin
+            shape[dim] = min(size, shape[dim] - begin)
+        else:
+            raise UnsupportedTensor(
+                name,
+                "DTensor",
+                f"{placement} on mesh dimension {axis}: only Shard and Replicate "
+                "can be sent; redistribute it first",
+            )
+    local = tensor.to_local()
+    if list(local.shape) != shape:
+        raise UnsupportedTensor(
+            name, "DTensor", f"this rank holds {list(local.shape)}, {shape} was expected"
+        )
+    return None if 0 in shape else (local, tuple(start))
