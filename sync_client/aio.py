@@ -13,7 +13,6 @@ from sync_client.authors import NOBODY, Author
 from sync_client.connection import new_request_id
 from sync_client.control import RunClient
 from sync_client.files import FileSink, FileSource
-from sync_client.health import Health, check_health
 from sync_client.mapped import as_pulled
 from sync_client.shared_memory import Mapped, attach, copy_into
 from sync_client.sources import check_transport, tensor_source
@@ -21,7 +20,6 @@ from sync_client.transfer import Progress, Received, Source, announce
 from sync_client.transports import pull_bytes, push_bytes
 from sync_client.types import Pulled, VersionInfo, WorkerRole
 from sync_client.worker import AsyncWorker
-from weightsync import names
 from weightsync.v1 import weights_pb2
 
 if TYPE_CHECKING:
@@ -74,28 +72,6 @@ class AsyncSyncClient(RunClient):
         self._workers.append(worker)
         return worker
 
-    # --- health
-
-    async def health(self, service: str = "") -> Health:
-        """Whether the server, or one of its services, is SERVING."""
-        return await check_health(self.connection, service)
-
-    async def ready(self, worker: str, version: int | None = None) -> bool:
-        """Whether a worker is alive and serves `version` or a later one (None: any at all).
-
-        What a load balancer asks with grpc.health.v1, as service
-        `runs/{run}/workers/{worker}@{version}`. Raises WorkerNotFound.
-        """
-        try:
-            at = "" if version is None else names.check_version_number(version)
-            service = f"{names.worker_name(self.run, worker)}@{at}"
-        except names.InvalidName as error:
-            raise errors.InvalidName(str(error)) from error
-        status = await check_health(self.connection, service)
-        if status is Health.SERVICE_UNKNOWN:
-            raise errors.WorkerNotFound(f"no worker {worker!r} is registered")
-        return status is Health.SERVING
-
     # --- weights
 
     async def push(
@@ -144,24 +120,14 @@ class AsyncSyncClient(RunClient):
         number is said; retry on all ranks), InvalidHeader where the parts do not make whole
         tensors, and what `push` raises.
         """
-        from sync_client.shards import ShardSource  # imports torch
-        from sync_client.tensors import UnsupportedTensor
+        from sync_client.shards import shard_source  # imports torch
 
-        try:
-            source = ShardSource(state_dict)
-        except UnsupportedTensor as error:
-            raise errors.TensorRefused(str(error)) from error
+        source = shard_source(state_dict, shard_count)
         if shard_count == 1:
-            if source.sliced:
-                raise errors.TensorRefused(f"{source.sliced} is a slice, and there is one shard")
             return await self.send(source, version, progress=progress, author=author)
+        shard = shard_index, shard_count
         return await self.send(
-            source,
-            version,
-            transport="grpc",
-            progress=progress,
-            author=author,
-            shard=(shard_index, shard_count),
+            source, version, transport="grpc", progress=progress, author=author, shard=shard
         )
 
     async def send(

@@ -18,6 +18,7 @@ from sync_client.connection import (
     new_request_id,
     translated,
 )
+from sync_client.health import Health, check_health
 from sync_client.types import (
     RunEvent,
     RunStatus,
@@ -285,6 +286,28 @@ class RunClient:
         )
         response = await self._weights("RollbackRun", request)
         return convert.version(response.weight_version)
+
+    # --- health
+
+    async def health(self, service: str = "") -> Health:
+        """Whether the server, or one of its services, is SERVING."""
+        return await check_health(self.connection, service)
+
+    async def ready(self, worker: str, version: int | None = None) -> bool:
+        """Whether a worker is alive and serves `version` or a later one (None: any at all).
+
+        What a load balancer asks with grpc.health.v1, as service
+        `runs/{run}/workers/{worker}@{version}`. Raises WorkerNotFound.
+        """
+        try:
+            at = "" if version is None else names.check_version_number(version)
+            service = f"{names.worker_name(self.run, worker)}@{at}"
+        except names.InvalidName as error:
+            raise errors.InvalidName(str(error)) from error
+        status = await check_health(self.connection, service)
+        if status is Health.SERVICE_UNKNOWN:
+            raise errors.WorkerNotFound(f"no worker {worker!r} is registered")
+        return status is Health.SERVING
 
     # --- progress and configuration
 

@@ -109,6 +109,7 @@ def worker(message: workers_pb2.Worker) -> WorkerStatus:
         lease=seconds(message.lease_duration),
         state_change_time=seconds(message.state_change_time),
         digest="" if applied is None else applied.digest,
+        problem="" if applied is None else applied.problem,
     )
 
 

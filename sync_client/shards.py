@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sync_client import errors
 from sync_client.tensors import StateDictSource, UnsupportedTensor
 from weightsync.layout import Layout
 from weightsync.slices import Placement, encode
@@ -51,6 +52,17 @@ class ShardSource:
     def chunks(self, chunk_bytes: int, offset: int = 0) -> Iterator[memoryview]:
         """See `StateDictSource.chunks`."""
         return self._source.chunks(chunk_bytes, offset)
+
+
+def shard_source(state_dict: Mapping[str, torch.Tensor], shard_count: int) -> ShardSource:
+    """This rank's part. Raises TensorRefused."""
+    try:
+        source = ShardSource(state_dict)
+    except UnsupportedTensor as error:
+        raise errors.TensorRefused(str(error)) from error
+    if shard_count == 1 and source.sliced:
+        raise errors.TensorRefused(f"tensor {source.sliced!r} is a slice, and this is all of it")
+    return source
 
 
 def _is_distributed(tensor: object) -> bool:

@@ -105,7 +105,8 @@ class WorkerStatus:
     """One worker as the server sees it.
 
     `version` is what it reported to have applied (None: nothing yet), `digest` the one that it
-    sent with that, `verified` whether it was then the version's own. Times in Unix seconds, lease
+    sent with that, `verified` whether it was then the version's own, and `problem` says in one line
+    what is wrong if not ("the bytes are those of version 4, not 5"). Times in Unix seconds, lease
     in seconds.
     """
 
@@ -118,6 +119,7 @@ class WorkerStatus:
     lease: float = 0.0
     state_change_time: float = 0.0
     digest: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -15,7 +16,10 @@ from sync_client.sources import tensor_source
 from sync_client.staleness import RunView, needed
 from sync_client.transfer import Progress
 from sync_client.types import Pulled, RunStatus, VersionInfo, WaitResult
+from weightsync.digests import version_digest
 from weightsync.v1 import workers_pb2 as pb
+
+_log = logging.getLogger("weightsync")
 
 if TYPE_CHECKING:
     import torch
@@ -148,27 +152,47 @@ class AsyncWorker(LeasedWorker):
     ) -> bool:
         """Reports what is really loaded, by the digest of the tensors (or a digest itself).
 
-        Gives whether that is the version, byte for byte.
+        Gives whether that is the version, byte for byte. Where it is not, the server and the log
+        say what is wrong: that nothing is loaded, that the bytes are those of another version, or
+        which tensors are missing, transposed or different (`WorkerStatus.problem`).
         """
         if isinstance(state_dict, str):
-            digest = state_dict
-        else:
-            from sync_client.tensors import state_dict_digest  # imports torch
+            return (await self._report(version, state_dict)).verified
+        from sync_client.tensors import StateDictSource  # imports torch
 
-            loop = asyncio.get_running_loop()
-            digest = await loop.run_in_executor(None, state_dict_digest, state_dict)
+        source = StateDictSource(state_dict)
+        loop = asyncio.get_running_loop()
+        digests = await loop.run_in_executor(None, source.tensor_digests)
+        entries = source.layout.tensors
+        digest = version_digest((e.name, e.dtype, e.shape, digests[e.name]) for e in entries)
+        found = await self._report(version, digest)
+        if found.finding == pb.APPLIED_FINDING_DIFFERENT:
+            tensors = [
+                pb.AppliedTensor(name=e.name, dtype=e.dtype, shape=e.shape, digest=digests[e.name])
+                for e in entries
+            ]
+            found = await self._report(version, digest, tensors)
+        if found.problem:
+            _log.warning("%s does not hold version %d: %s", self.name, version, found.problem)
+        return found.verified
+
+    async def _report(
+        self, version: int, digest: str, tensors: Sequence[pb.AppliedTensor] = ()
+    ) -> pb.AppliedVersion:
         request_id = new_request_id()
 
-        async def once() -> bool:
+        async def once() -> pb.AppliedVersion:
             request = pb.ReportAppliedVersionRequest(
                 name=self.resource,
                 generation=self.generation,
                 version=version,
                 digest=digest,
                 request_id=request_id,
+                tensors=tensors,
             )
             response = await self.client.call_workers("ReportAppliedVersion", request)
-            return bool(response.worker.applied_version.verified)
+            applied: pb.AppliedVersion = response.worker.applied_version
+            return applied
 
         return await self.leased(once)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sync_server.domain.errors import (
@@ -21,53 +21,17 @@ from sync_server.domain.errors import (
     SizeMismatch,
     UploadInProgress,
 )
-from sync_server.domain.shards import check_shard, missing, whole_tensors
+from sync_server.domain.shards import check_shard, whole_tensors
+from sync_server.gathering import Assembly, Described, Key, check_agreement
 from sync_server.intake import Intake, UploadRequest
 from sync_server.scatter import Scatter
 from sync_server.storage.base import BlobStore
-from sync_server.uploads import Uploaded, Uploads, UploadSession
+from sync_server.uploads import Uploaded, Uploads
 from weightsync.digests import StreamDigester
 from weightsync.layout import MAX_HEADER_BYTES, Layout, LayoutError, build
-from weightsync.slices import Slice, SliceError, decode
+from weightsync.slices import SliceError, decode
 
 _REMEMBERED = 64
-Key = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What the header of a shard says."""
-
-    layout: Layout
-    slices: list[Slice]
-
-
-class Assembly:
-    """One version in the making."""
-
-    def __init__(self, request: UploadRequest, count: int) -> None:
-        self.key: Key = (request.run_id, request.number)
-        self.pusher = request.pusher
-        self.count = count
-        self.described: dict[int, Described] = {}
-        self.feeders: dict[int, ShardUpload] = {}
-        """Who sends a shard just now, or sent it."""
-        self.done: dict[int, StreamDigester] = {}
-        self.session: UploadSession | None = None
-        self.layout: Layout | None = None
-        self.opening: asyncio.Task[None] | None = None
-        self.result: asyncio.Future[Uploaded] = asyncio.get_running_loop().create_future()
-        self.ready = asyncio.Event()
-        self.moved_at = asyncio.get_running_loop().time()
-
-    def progress(self) -> None:
-        """Something came."""
-        self.moved_at = asyncio.get_running_loop().time()
-
-    def late(self) -> str:
-        """Who is missing: of the headers first, then of the bytes."""
-        there = self.described if len(self.described) < self.count else self.done
-        return missing(self.count, there)
 
 
 class ShardUpload:
@@ -265,7 +229,7 @@ class Assemblies:
         session = assembly.session
         assert session is not None
         try:
-            _check_agreement(assembly)
+            check_agreement(assembly)
             await session.adopt()
             digester = session.intake.digester
             assert digester is not None
@@ -305,17 +269,3 @@ class Assemblies:
         if not assembly.result.done():
             assembly.result.set_exception(error)
             assembly.result.exception()  # seen, even if nobody waits
-
-
-def _check_agreement(assembly: Assembly) -> None:
-    """Raises DigestMismatch where two shards brought the same slice with other bytes."""
-    seen: dict[tuple[str, tuple[int, ...]], tuple[str, int]] = {}
-    for index, found in assembly.described.items():
-        digests = assembly.done[index].tensor_digests()
-        for part in found.slices:
-            digest = digests[part.name]
-            known, first = seen.setdefault((part.name, part.start), (digest, index))
-            if known != digest and 0 not in part.shape:
-                raise DigestMismatch(
-                    f"tensor {part.name!r} has other bytes in shard {first} than in shard {index}"
-                )

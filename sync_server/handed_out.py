@@ -17,7 +17,8 @@ from pathlib import Path
 
 from sync_server.domain.errors import InvalidArgument, InvalidTicket, UploadInProgress
 from sync_server.intake import UploadRequest
-from sync_server.uploads import Uploaded, Uploads, UploadSession
+from sync_server.upload_session import UploadSession
+from sync_server.uploads import Uploaded, Uploads
 
 _CLAIM_SECONDS = 10.0
 RESUME_SECONDS = 30.0

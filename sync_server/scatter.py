@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from sync_server.domain.errors import InvalidHeader
 from weightsync.digests import StreamDigester
 from weightsync.layout import Layout, TensorEntry
@@ -58,6 +56,8 @@ class Scatter:
                 self._at = 0
 
     def _spread(self, entry: TensorEntry, part: Slice, target: TensorEntry) -> None:
+        import numpy as np  # only where slices are put together: the server starts without it
+
         item = _item_bytes(entry, part)
         whole = np.frombuffer(self._data[target.begin : target.end], np.uint8)
         box = tuple(

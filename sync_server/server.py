@@ -228,7 +228,7 @@ class Server:
             RunServicer(self._coordinator, self._rooms), server
         )
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(
-            WorkerServicer(self._coordinator), server
+            WorkerServicer(self._coordinator, self._catalog), server
         )
         rendezvous_pb2_grpc.add_RendezvousServiceServicer_to_server(
             RendezvousServicer(self._coordinator, self._rooms), server

@@ -65,6 +65,7 @@ LONGER_BECAUSE = {
     "tests/drop_in/test_handle.py": "the one handle, from its surface to a server that dies",
     "sync_client/control.py": "one class with one short method for each control RPC",
     "sync_client/errors.py": "one class for each reason, each saying whether to retry",
+    "sync_server/domain/versions.py": "one book: which versions are served, kept and retired",
     "tests/services/test_progress.py": "one service from its records to a crash",
     "tests/shared/test_layout.py": "our layout and the safetensors library on the same headers",
 }

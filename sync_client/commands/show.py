@@ -29,7 +29,7 @@ async def status(client: AsyncSyncClient, as_json: bool) -> None:
             waiter = waiting.get(worker.name)
             applied = "-" if worker.version is None else str(worker.version)
             if worker.version is not None and not worker.verified:
-                applied += " (not verified)"
+                applied += f" ({worker.problem or 'not verified'})"
             rows.append(
                 (
                     worker.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from sync_server.uploads import UploadSession
+from sync_server.upload_session import UploadSession
 
 _HEADER_BYTES = 64 << 10
 # Warms pages while the bytes of the window before are on their way; see `storage/disk.py`.

@@ -5,9 +5,10 @@ They raise a DomainError to refuse; then nothing is to be changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from sync_server.domain.applied import Applied, Finding, finding
 from sync_server.domain.configs import Difference, Value, differences, seal
 from sync_server.domain.errors import ConfigMismatch, InvalidArgument, WorkerNotFound
 from sync_server.domain.leases import Instant
@@ -25,7 +26,7 @@ from sync_server.domain.runs import (
     removal,
 )
 from sync_server.domain.versions import Admission, Cause, Pusher, Version, check_number
-from sync_server.domain.workers import Applied, Role, State, Worker
+from sync_server.domain.workers import Role, State, Worker
 
 
 def register(
@@ -74,16 +75,25 @@ def deregister(
 
 
 def report_applied(
-    run: Run, now: Instant, *, worker_id: str, generation: int, version: int, digest: str
+    run: Run,
+    now: Instant,
+    *,
+    worker_id: str,
+    generation: int,
+    version: int,
+    digest: str,
+    differences: Sequence[str] = (),
 ) -> tuple[list[Change], Worker]:
     """An explorer says what it has loaded; verified if that is the version, byte for byte.
 
     A version that was retired while it was being loaded counts: its digest is remembered.
+    `differences`: how its tensors differ from the version's, where that is known.
     """
     check_number(version)
     worker = run.workers.authorize(worker_id, generation, now)
-    verified = run.versions.digest_of(version) == digest
-    applied = Applied(version, digest, now.wall, verified=verified)
+    found, problem = finding(run.versions, version, digest, differences)
+    verified = found is Finding.EQUAL
+    applied = Applied(version, digest, now.wall, verified, found.value, problem)
     worker = replace(worker, applied=applied)
     return [WorkerChanged(worker)], worker
 

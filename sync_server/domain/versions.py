@@ -161,6 +161,14 @@ class VersionBook:
             return version.digest
         return self._retired[number][1] if number in self._retired else None
 
+    def number_of(self, digest: str) -> int | None:
+        """A version with that digest that can be pulled, or could until lately; None: unknown."""
+        for version in self.all():
+            if version.digest == digest:
+                return version.number
+        retired = (n for n, (_, held) in reversed(self._retired.items()) if held == digest)
+        return next(retired, None)
+
     # --- deciding
 
     def admit(self, number: int, digest: str, pusher: Pusher) -> Admission:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from sync_server.domain.applied import Applied
 from sync_server.domain.errors import (
     IllegalTransition,
     InvalidArgument,
@@ -55,16 +56,6 @@ GONE = frozenset({State.STOPPED, State.LOST})
 
 # Half of what a 64-bit column holds: whoever resumes leaves room for those who take over later.
 MAX_GENERATION = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What an explorer reported to have loaded; `reported_at` in wall seconds."""
-
-    version: int
-    digest: str
-    reported_at: float
-    verified: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from sync_server.domain.applied import Finding
 from sync_server.domain.configs import Value
 from sync_server.domain.errors import (
     InvalidArgument,
@@ -50,6 +51,13 @@ _STATE_NUMBERS: dict[State, workers_pb2.WorkerState] = {
     State.WAITING_SYNC: workers_pb2.WORKER_STATE_WAITING_SYNC,
     State.STOPPED: workers_pb2.WORKER_STATE_STOPPED,
     State.LOST: workers_pb2.WORKER_STATE_LOST,
+}
+_FINDINGS: dict[str, workers_pb2.AppliedFinding] = {
+    Finding.EQUAL.value: workers_pb2.APPLIED_FINDING_EQUAL,
+    Finding.NOTHING.value: workers_pb2.APPLIED_FINDING_NOTHING,
+    Finding.OTHER_VERSION.value: workers_pb2.APPLIED_FINDING_OTHER_VERSION,
+    Finding.DIFFERENT.value: workers_pb2.APPLIED_FINDING_DIFFERENT,
+    Finding.UNKNOWN_VERSION.value: workers_pb2.APPLIED_FINDING_UNKNOWN_VERSION,
 }
 _OUTCOMES: dict[Outcome, weights_pb2.WaitOutcome] = {
     Outcome.REACHED: weights_pb2.WAIT_OUTCOME_REACHED,
@@ -191,6 +199,8 @@ def worker(run_id: str, record: Worker) -> workers_pb2.Worker:
                 digest=applied.digest,
                 report_time=timestamp(applied.reported_at),
                 verified=applied.verified,
+                finding=_FINDINGS.get(applied.finding),
+                problem=applied.problem,
             )
         )
     return message

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from sync_server.assembly import Assemblies, ShardUpload
+from sync_server.assembly import Assemblies
 from sync_server.catalog import Catalog
 from sync_server.coordinator import Coordinator
 from sync_server.domain import commands
-from sync_server.domain.errors import InvalidDuration, InvalidStream, VersionExists
+from sync_server.domain.errors import InvalidDuration, VersionExists
 from sync_server.domain.versions import Pusher
 from sync_server.domain.waits import Held, Outcome, is_rewound
 from sync_server.downloads import plan_download
 from sync_server.handed_out import HandedOut
-from sync_server.intake import UploadRequest
 from sync_server.plans import Plans, Ways
 from sync_server.references import References
 from sync_server.services import convert, convert_plans, convert_uploads
-from sync_server.uploads import Uploaded, Uploads, UploadSession
+from sync_server.services.upload_stream import UploadStream
+from sync_server.uploads import Uploads
 from weightsync import names
-from weightsync.frames import CHUNK_BYTES, chunk_frame, download_header_frame, read_upload_frame
+from weightsync.frames import CHUNK_BYTES, chunk_frame, download_header_frame
 from weightsync.v1 import weights_pb2 as pb
 from weightsync.v1 import weights_pb2_grpc
 
@@ -51,10 +50,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     ) -> None:
         self._coordinator = coordinator
         self._plans = plans
-        self._handed_out = handed_out
-        self._assemblies = assemblies
+        self._upload_stream = UploadStream(uploads, handed_out, assemblies)
         self._references = References(coordinator, keep=keep)
-        self._uploads = uploads
         self._catalog = catalog
         self._keep = keep
 
@@ -77,50 +74,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self, frames: AsyncIterator[bytes], context: Context
     ) -> pb.UploadWeightsResponse:
         """Header, then chunks; committed at the end of the stream."""
-        run_id, filled = "", False
-        session: UploadSession | ShardUpload | None = None
-        try:
-            async for frame in frames:
-                message = read_upload_frame(frame)
-                if session is not None:
-                    if isinstance(message, pb.UploadWeightsHeader):
-                        raise InvalidStream("a second header: only chunks may follow the first")
-                    if filled:
-                        raise InvalidStream("a chunk: the bytes are in the segment that was named")
-                    await session.write(message)
-                    continue
-                if not isinstance(message, pb.UploadWeightsHeader):
-                    raise InvalidStream("the stream begins with a chunk: send the header first")
-                request = convert_uploads.request(message)
-                run_id = request.run_id
-                if message.segment:
-                    session = self._handed_out.claim(message.segment, request)
-                    filled = True
-                    continue
-                begun = await self._begin(message, request)
-                if isinstance(begun, Uploaded):
-                    return convert_uploads.response(run_id, begun)
-                session = begun
-            if session is None:
-                raise InvalidStream("the stream is empty: send the header first")
-            if isinstance(session, ShardUpload):
-                return convert_uploads.response(run_id, await session.finish())
-            if filled:
-                await session.adopt()
-            uploaded = await self._uploads.finish(session)
-            return convert_uploads.response(run_id, uploaded, segment=filled)
-        finally:
-            if isinstance(session, ShardUpload):
-                await session.abandon()
-            elif session is not None:
-                await asyncio.shield(self._uploads.abandon(session))
-
-    async def _begin(
-        self, header: pb.UploadWeightsHeader, request: UploadRequest
-    ) -> UploadSession | ShardUpload | Uploaded:
-        if header.shard_count > 1:
-            return await self._assemblies.join(request, header.shard_index, header.shard_count)
-        return await self._uploads.begin(request)
+        return await self._upload_stream.receive(frames)
 
     async def download_frames(
         self, request: pb.DownloadWeightsRequest, context: Context

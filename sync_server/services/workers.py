@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc.aio
 
+from sync_server.catalog import Catalog
 from sync_server.coordinator import Coordinator
 from sync_server.domain import commands
-from sync_server.domain.errors import InvalidArgument
+from sync_server.domain.applied import Held, compare
+from sync_server.domain.errors import (
+    InvalidArgument,
+    VersionElsewhere,
+    VersionNotFound,
+    VersionRetired,
+)
 from sync_server.domain.leases import MAX_LEASE_SECONDS
 from sync_server.services import convert
 from weightsync import names
@@ -22,8 +30,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
     """Who takes part in a run."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, catalog: Catalog) -> None:
         self._coordinator = coordinator
+        self._catalog = catalog
 
     async def RegisterWorker(
         self, request: pb.RegisterWorkerRequest, context: Context
@@ -123,6 +132,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
             digest = check_version_digest(request.digest)
         except ValueError as error:
             raise InvalidArgument(str(error), field="digest") from error
+        differences = await self._differences(run_id, request)
         worker = await self._coordinator.transact(
             run_id,
             lambda run, now: commands.report_applied(
@@ -132,7 +142,26 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
                 generation=request.generation,
                 version=request.version,
                 digest=digest,
+                differences=differences,
             ),
             request=("ReportAppliedVersion", request.request_id),
         )
         return pb.ReportAppliedVersionResponse(worker=convert.worker(run_id, worker))
+
+    async def _differences(
+        self, run_id: str, request: pb.ReportAppliedVersionRequest
+    ) -> Sequence[str]:
+        """How the reported tensors differ from those of the version, if both are known."""
+        if not request.tensors:
+            return ()
+        held = [Held(t.name, t.dtype, tuple(t.shape), t.digest) for t in request.tensors]
+        try:
+            version = self._coordinator.run(run_id).versions.get(request.version)
+            async with self._catalog.reading(version) as blob:
+                digests = blob.tensor_digests()
+                wanted = [
+                    Held(e.name, e.dtype, e.shape, digests[e.name]) for e in blob.layout.tensors
+                ]
+        except (VersionNotFound, VersionRetired, VersionElsewhere):
+            return ()
+        return compare(wanted, held)

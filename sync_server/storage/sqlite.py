@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from sync_server.domain.applied import Applied
 from sync_server.domain.leases import Lease
 from sync_server.domain.progress import Progress
 from sync_server.domain.runs import (
@@ -26,7 +27,7 @@ from sync_server.domain.runs import (
     WorkerRemoved,
 )
 from sync_server.domain.versions import Pin, Pusher, Reference, Source, Version
-from sync_server.domain.workers import Applied, Role, State, Worker
+from sync_server.domain.workers import Role, State, Worker
 from sync_server.storage.base import Batch, StorageError, StoredRun
 from sync_server.storage.sqlite_file import open_database
 
@@ -140,7 +141,7 @@ class SqliteStateStore:
     def _put_worker(self, run_id: str, worker: Worker) -> None:
         applied = worker.applied
         self._db.execute(
-            "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 run_id,
                 worker.worker_id,
@@ -154,6 +155,8 @@ class SqliteStateStore:
                 None if applied is None else applied.digest,
                 None if applied is None else applied.reported_at,
                 None if applied is None else int(applied.verified),
+                None if applied is None else applied.finding,
+                None if applied is None else applied.problem,
             ),
         )
         self._db.execute(
@@ -266,10 +269,19 @@ def _worker(
     applied_digest: str | None,
     applied_at: float | None,
     applied_verified: int | None,
+    applied_finding: str | None,
+    applied_problem: str | None,
 ) -> Worker:
     applied = None
     if applied_version is not None and applied_digest is not None and applied_at is not None:
-        applied = Applied(applied_version, applied_digest, applied_at, bool(applied_verified))
+        applied = Applied(
+            applied_version,
+            applied_digest,
+            applied_at,
+            bool(applied_verified),
+            applied_finding or "",
+            applied_problem or "",
+        )
     # Monotonic time does not outlive a boot: the lease is granted anew on restore.
     lease = Lease(lease_seconds, 0.0)
     return Worker(

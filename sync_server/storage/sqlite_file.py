@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sync_server.storage.base import StorageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE runs (
@@ -20,7 +20,8 @@ CREATE TABLE workers (
   run_id TEXT NOT NULL, worker_id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL,
   generation INTEGER NOT NULL, lease_seconds REAL NOT NULL, registered_at REAL NOT NULL,
   state_changed_at REAL NOT NULL, applied_version INTEGER, applied_digest TEXT,
-  applied_at REAL, applied_verified INTEGER, PRIMARY KEY (run_id, worker_id)) STRICT;
+  applied_at REAL, applied_verified INTEGER, applied_finding TEXT, applied_problem TEXT,
+  PRIMARY KEY (run_id, worker_id)) STRICT;
 CREATE TABLE versions (
   run_id TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
   size_bytes INTEGER NOT NULL, tensor_count INTEGER NOT NULL, blob_id TEXT NOT NULL,
@@ -40,7 +41,10 @@ CREATE TABLE pins (
 
 # From each schema to the next one.
 _MIGRATIONS = {
-    1: "ALTER TABLE versions ADD COLUMN source TEXT;ALTER TABLE versions ADD COLUMN reference TEXT;"
+    1: "ALTER TABLE versions ADD COLUMN source TEXT;"
+    "ALTER TABLE versions ADD COLUMN reference TEXT;",
+    2: "ALTER TABLE workers ADD COLUMN applied_finding TEXT;"
+    "ALTER TABLE workers ADD COLUMN applied_problem TEXT;",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from sync_server.domain.applied import Applied
 from sync_server.domain.errors import (
     InvalidArgument,
     RoleMismatch,
@@ -15,7 +16,7 @@ from sync_server.domain.errors import (
     WorkerNotFound,
 )
 from sync_server.domain.leases import Instant
-from sync_server.domain.workers import MAX_GENERATION, Applied, Role, State, WorkerTable
+from sync_server.domain.workers import MAX_GENERATION, Role, State, WorkerTable
 from tests.domain.builders import WALL, add, at, snapshot
 
 RUNNING, REQUIRE, WAITING, STOPPED, LOST = State

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from sync_server.domain.applied import Applied
 from sync_server.domain.configs import Value
 from sync_server.domain.leases import Lease
 from sync_server.domain.progress import Progress
@@ -27,7 +28,7 @@ from sync_server.domain.runs import (
     WorkerRemoved,
 )
 from sync_server.domain.versions import Cause, Pin, Pusher, Reference, Source
-from sync_server.domain.workers import Applied, Role, State
+from sync_server.domain.workers import Role, State
 from sync_server.storage.base import Batch, StateStore, StorageError, StoredRun
 from tests.storage.records import NOW, VERSION, WALL, WORKER, batch
 from tests.storage.traffic import History, Step, steps

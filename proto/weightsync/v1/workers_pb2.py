@@ -26,45 +26,49 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bweightsync/v1/workers.proto\x12\rweightsync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x02\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x19.weightsync.v1.WorkerRole\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.weightsync.v1.WorkerState\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x31\n\x0elease_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rregister_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11state_change_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0f\x61pplied_version\x18\x08 \x01(\x0b\x32\x1d.weightsync.v1.AppliedVersion\"t\n\x0e\x41ppliedVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12/\n\x0breport_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08verified\x18\x04 \x01(\x08\"\xe0\x01\n\x15RegisterWorkerRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.weightsync.v1.WorkerRole\x12\x31\n\x0elease_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x1e\n\x11resume_generation\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_resume_generation\"?\n\x16RegisterWorkerResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker\"5\n\x11RenewLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\";\n\x12RenewLeaseResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker\"\xac\x01\n\x15SetWorkerStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.weightsync.v1.WorkerState\x12\x32\n\x0e\x65xpected_state\x18\x04 \x01(\x0e\x32\x1a.weightsync.v1.WorkerState\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"?\n\x16SetWorkerStateResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker\"K\n\x12ListWorkersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x13ListWorkersResponse\x12&\n\x07workers\x18\x01 \x03(\x0b\x32\x15.weightsync.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x17\x44\x65registerWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1a\n\x18\x44\x65registerWorkerResponse\"t\n\x1bReportAppliedVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"E\n\x1cReportAppliedVersionResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker*\\\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_TRAINER\x10\x01\x12\x18\n\x14WORKER_ROLE_EXPLORER\x10\x02*\xb4\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_RUNNING\x10\x01\x12\x1d\n\x19WORKER_STATE_REQUIRE_SYNC\x10\x02\x12\x1d\n\x19WORKER_STATE_WAITING_SYNC\x10\x03\x12\x18\n\x14WORKER_STATE_STOPPED\x10\x04\x12\x15\n\x11WORKER_STATE_LOST\x10\x05\x32\xcc\x04\n\rWorkerService\x12]\n\x0eRegisterWorker\x12$.weightsync.v1.RegisterWorkerRequest\x1a%.weightsync.v1.RegisterWorkerResponse\x12Q\n\nRenewLease\x12 .weightsync.v1.RenewLeaseRequest\x1a!.weightsync.v1.RenewLeaseResponse\x12]\n\x0eSetWorkerState\x12$.weightsync.v1.SetWorkerStateRequest\x1a%.weightsync.v1.SetWorkerStateResponse\x12T\n\x0bListWorkers\x12!.weightsync.v1.ListWorkersRequest\x1a\".weightsync.v1.ListWorkersResponse\x12\x63\n\x10\x44\x65registerWorker\x12&.weightsync.v1.DeregisterWorkerRequest\x1a\'.weightsync.v1.DeregisterWorkerResponse\x12o\n\x14ReportAppliedVersion\x12*.weightsync.v1.ReportAppliedVersionRequest\x1a+.weightsync.v1.ReportAppliedVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bweightsync/v1/workers.proto\x12\rweightsync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x02\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x19.weightsync.v1.WorkerRole\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.weightsync.v1.WorkerState\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x31\n\x0elease_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rregister_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11state_change_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0f\x61pplied_version\x18\x08 \x01(\x0b\x32\x1d.weightsync.v1.AppliedVersion\"\xb5\x01\n\x0e\x41ppliedVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12/\n\x0breport_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08verified\x18\x04 \x01(\x08\x12.\n\x07\x66inding\x18\x05 \x01(\x0e\x32\x1d.weightsync.v1.AppliedFinding\x12\x0f\n\x07problem\x18\x06 \x01(\t\"K\n\rAppliedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"\xe0\x01\n\x15RegisterWorkerRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.weightsync.v1.WorkerRole\x12\x31\n\x0elease_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x1e\n\x11resume_generation\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_resume_generation\"?\n\x16RegisterWorkerResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker\"5\n\x11RenewLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\";\n\x12RenewLeaseResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker\"\xac\x01\n\x15SetWorkerStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.weightsync.v1.WorkerState\x12\x32\n\x0e\x65xpected_state\x18\x04 \x01(\x0e\x32\x1a.weightsync.v1.WorkerState\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"?\n\x16SetWorkerStateResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker\"K\n\x12ListWorkersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x13ListWorkersResponse\x12&\n\x07workers\x18\x01 \x03(\x0b\x32\x15.weightsync.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x17\x44\x65registerWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1a\n\x18\x44\x65registerWorkerResponse\"\xa3\x01\n\x1bReportAppliedVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12-\n\x07tensors\x18\x06 \x03(\x0b\x32\x1c.weightsync.v1.AppliedTensor\"E\n\x1cReportAppliedVersionResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.weightsync.v1.Worker*\\\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_TRAINER\x10\x01\x12\x18\n\x14WORKER_ROLE_EXPLORER\x10\x02*\xb4\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_RUNNING\x10\x01\x12\x1d\n\x19WORKER_STATE_REQUIRE_SYNC\x10\x02\x12\x1d\n\x19WORKER_STATE_WAITING_SYNC\x10\x03\x12\x18\n\x14WORKER_STATE_STOPPED\x10\x04\x12\x15\n\x11WORKER_STATE_LOST\x10\x05*\xd0\x01\n\x0e\x41ppliedFinding\x12\x1f\n\x1b\x41PPLIED_FINDING_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41PPLIED_FINDING_EQUAL\x10\x01\x12\x1b\n\x17\x41PPLIED_FINDING_NOTHING\x10\x02\x12!\n\x1d\x41PPLIED_FINDING_OTHER_VERSION\x10\x03\x12\x1d\n\x19\x41PPLIED_FINDING_DIFFERENT\x10\x04\x12#\n\x1f\x41PPLIED_FINDING_UNKNOWN_VERSION\x10\x05\x32\xcc\x04\n\rWorkerService\x12]\n\x0eRegisterWorker\x12$.weightsync.v1.RegisterWorkerRequest\x1a%.weightsync.v1.RegisterWorkerResponse\x12Q\n\nRenewLease\x12 .weightsync.v1.RenewLeaseRequest\x1a!.weightsync.v1.RenewLeaseResponse\x12]\n\x0eSetWorkerState\x12$.weightsync.v1.SetWorkerStateRequest\x1a%.weightsync.v1.SetWorkerStateResponse\x12T\n\x0bListWorkers\x12!.weightsync.v1.ListWorkersRequest\x1a\".weightsync.v1.ListWorkersResponse\x12\x63\n\x10\x44\x65registerWorker\x12&.weightsync.v1.DeregisterWorkerRequest\x1a\'.weightsync.v1.DeregisterWorkerResponse\x12o\n\x14ReportAppliedVersion\x12*.weightsync.v1.ReportAppliedVersionRequest\x1a+.weightsync.v1.ReportAppliedVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weightsync.v1.workers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERROLE']._serialized_start=1682
-  _globals['_WORKERROLE']._serialized_end=1774
-  _globals['_WORKERSTATE']._serialized_start=1777
-  _globals['_WORKERSTATE']._serialized_end=1957
+  _globals['_WORKERROLE']._serialized_start=1873
+  _globals['_WORKERROLE']._serialized_end=1965
+  _globals['_WORKERSTATE']._serialized_start=1968
+  _globals['_WORKERSTATE']._serialized_end=2148
+  _globals['_APPLIEDFINDING']._serialized_start=2151
+  _globals['_APPLIEDFINDING']._serialized_end=2359
   _globals['_WORKER']._serialized_start=112
   _globals['_WORKER']._serialized_end=451
-  _globals['_APPLIEDVERSION']._serialized_start=453
-  _globals['_APPLIEDVERSION']._serialized_end=569
-  _globals['_REGISTERWORKERREQUEST']._serialized_start=572
-  _globals['_REGISTERWORKERREQUEST']._serialized_end=796
-  _globals['_REGISTERWORKERRESPONSE']._serialized_start=798
-  _globals['_REGISTERWORKERRESPONSE']._serialized_end=861
-  _globals['_RENEWLEASEREQUEST']._serialized_start=863
-  _globals['_RENEWLEASEREQUEST']._serialized_end=916
-  _globals['_RENEWLEASERESPONSE']._serialized_start=918
-  _globals['_RENEWLEASERESPONSE']._serialized_end=977
-  _globals['_SETWORKERSTATEREQUEST']._serialized_start=980
-  _globals['_SETWORKERSTATEREQUEST']._serialized_end=1152
-  _globals['_SETWORKERSTATERESPONSE']._serialized_start=1154
-  _globals['_SETWORKERSTATERESPONSE']._serialized_end=1217
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1219
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1294
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1296
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1382
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=1384
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=1463
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=1465
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=1491
-  _globals['_REPORTAPPLIEDVERSIONREQUEST']._serialized_start=1493
-  _globals['_REPORTAPPLIEDVERSIONREQUEST']._serialized_end=1609
-  _globals['_REPORTAPPLIEDVERSIONRESPONSE']._serialized_start=1611
-  _globals['_REPORTAPPLIEDVERSIONRESPONSE']._serialized_end=1680
-  _globals['_WORKERSERVICE']._serialized_start=1960
-  _globals['_WORKERSERVICE']._serialized_end=2548
+  _globals['_APPLIEDVERSION']._serialized_start=454
+  _globals['_APPLIEDVERSION']._serialized_end=635
+  _globals['_APPLIEDTENSOR']._serialized_start=637
+  _globals['_APPLIEDTENSOR']._serialized_end=712
+  _globals['_REGISTERWORKERREQUEST']._serialized_start=715
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=939
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=941
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=1004
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1006
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1059
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1061
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1120
+  _globals['_SETWORKERSTATEREQUEST']._serialized_start=1123
+  _globals['_SETWORKERSTATEREQUEST']._serialized_end=1295
+  _globals['_SETWORKERSTATERESPONSE']._serialized_start=1297
+  _globals['_SETWORKERSTATERESPONSE']._serialized_end=1360
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1362
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1437
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1439
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1525
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=1527
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=1606
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=1608
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=1634
+  _globals['_REPORTAPPLIEDVERSIONREQUEST']._serialized_start=1637
+  _globals['_REPORTAPPLIEDVERSIONREQUEST']._serialized_end=1800
+  _globals['_REPORTAPPLIEDVERSIONRESPONSE']._serialized_start=1802
+  _globals['_REPORTAPPLIEDVERSIONRESPONSE']._serialized_end=1871
+  _globals['_WORKERSERVICE']._serialized_start=2362
+  _globals['_WORKERSERVICE']._serialized_end=2950
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,15 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_WAITING_SYNC: _ClassVar[WorkerState]
     WORKER_STATE_STOPPED: _ClassVar[WorkerState]
     WORKER_STATE_LOST: _ClassVar[WorkerState]
+
+class AppliedFinding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    APPLIED_FINDING_UNSPECIFIED: _ClassVar[AppliedFinding]
+    APPLIED_FINDING_EQUAL: _ClassVar[AppliedFinding]
+    APPLIED_FINDING_NOTHING: _ClassVar[AppliedFinding]
+    APPLIED_FINDING_OTHER_VERSION: _ClassVar[AppliedFinding]
+    APPLIED_FINDING_DIFFERENT: _ClassVar[AppliedFinding]
+    APPLIED_FINDING_UNKNOWN_VERSION: _ClassVar[AppliedFinding]
 WORKER_ROLE_UNSPECIFIED: WorkerRole
 WORKER_ROLE_TRAINER: WorkerRole
 WORKER_ROLE_EXPLORER: WorkerRole
@@ -31,6 +40,12 @@ WORKER_STATE_REQUIRE_SYNC: WorkerState
 WORKER_STATE_WAITING_SYNC: WorkerState
 WORKER_STATE_STOPPED: WorkerState
 WORKER_STATE_LOST: WorkerState
+APPLIED_FINDING_UNSPECIFIED: AppliedFinding
+APPLIED_FINDING_EQUAL: AppliedFinding
+APPLIED_FINDING_NOTHING: AppliedFinding
+APPLIED_FINDING_OTHER_VERSION: AppliedFinding
+APPLIED_FINDING_DIFFERENT: AppliedFinding
+APPLIED_FINDING_UNKNOWN_VERSION: AppliedFinding
 
 class Worker(_message.Message):
     __slots__ = ("name", "role", "state", "generation", "lease_duration", "register_time", "state_change_time", "applied_version")
@@ -53,16 +68,32 @@ class Worker(_message.Message):
     def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., generation: _Optional[int] = ..., lease_duration: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., register_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., state_change_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., applied_version: _Optional[_Union[AppliedVersion, _Mapping]] = ...) -> None: ...
 
 class AppliedVersion(_message.Message):
-    __slots__ = ("version", "digest", "report_time", "verified")
+    __slots__ = ("version", "digest", "report_time", "verified", "finding", "problem")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     REPORT_TIME_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     version: int
     digest: str
     report_time: _timestamp_pb2.Timestamp
     verified: bool
-    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., report_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., verified: bool = ...) -> None: ...
+    finding: AppliedFinding
+    problem: str
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., report_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., verified: bool = ..., finding: _Optional[_Union[AppliedFinding, str]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class AppliedTensor(_message.Message):
+    __slots__ = ("name", "dtype", "shape", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    digest: str
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class RegisterWorkerRequest(_message.Message):
     __slots__ = ("parent", "worker_id", "role", "lease_duration", "request_id", "resume_generation")
@@ -153,18 +184,20 @@ class DeregisterWorkerResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReportAppliedVersionRequest(_message.Message):
-    __slots__ = ("name", "generation", "version", "digest", "request_id")
+    __slots__ = ("name", "generation", "version", "digest", "request_id", "tensors")
     NAME_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
     name: str
     generation: int
     version: int
     digest: str
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    tensors: _containers.RepeatedCompositeFieldContainer[AppliedTensor]
+    def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., request_id: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[AppliedTensor, _Mapping]]] = ...) -> None: ...
 
 class ReportAppliedVersionResponse(_message.Message):
     __slots__ = ("worker",)
