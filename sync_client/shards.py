@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -72,36 +73,59 @@ def _is_distributed(tensor: object) -> bool:
 def _local_slice(name: str, tensor: Any) -> tuple[torch.Tensor, tuple[int, ...]] | None:
     """(local tensor, its start in the whole) of a DTensor; None: another rank sends it.
 
-    Mesh dimensions are applied from left to right, each cutting what the ones before it left, into
-    parts of equal size, rounded up, as `torch.chunk` does; so the last ranks may have less, or
-    nothing.
+    Mesh dimensions are applied in the order of `_cuts`, each cutting what the ones before it left,
+    into parts of equal size, rounded up, as `torch.chunk` does; so the last ranks may have less,
+    or nothing.
     """
     mesh, placements = tensor.device_mesh, tensor.placements
+    cuts = _cuts(name, tensor)  # first: every rank has to refuse, or some wait for it in vain
     coordinate = mesh.get_coordinate()
     if coordinate is None:
         return None  # this rank has no part of it
+    if any(rank for rank, how in zip(coordinate, placements, strict=True) if how.is_replicate()):
+        return None
     start, shape = [0] * tensor.ndim, list(tensor.shape)
-    for axis, placement in enumerate(placements):
-        rank = coordinate[axis]
-        if placement.is_replicate():
-            if rank:
-                return None
-        elif type(placement).__name__ == "Shard":
-            dim = placement.dim % tensor.ndim
-            size = -(-shape[dim] // mesh.size(axis))
-            begin = min(rank * size, shape[dim])
-            start[dim] += begin
-            shape[dim] = min(size, shape[dim] - begin)
-        else:
-            raise UnsupportedTensor(
-                name,
-                "DTensor",
-                f"{placement} on mesh dimension {axis}: only Shard and Replicate "
-                "can be sent; redistribute it first",
-            )
+    for axis in cuts:
+        dim = placements[axis].dim % tensor.ndim
+        size = -(-shape[dim] // mesh.size(axis))
+        begin = min(coordinate[axis] * size, shape[dim])
+        start[dim] += begin
+        shape[dim] = min(size, shape[dim] - begin)
     local = tensor.to_local()
     if list(local.shape) != shape:
         raise UnsupportedTensor(
             name, "DTensor", f"this rank holds {list(local.shape)}, {shape} was expected"
         )
-    return None if 0 in shape else (local, tuple(start))
+    # Of a tensor with no element at all no rank has more, and its name has to arrive all the same.
+    nothing = 0 in shape and 0 not in tensor.shape
+    return None if nothing else (local, tuple(start))
+
+
+def _cuts(name: str, tensor: Any) -> list[int]:
+    """The mesh dimensions that cut a DTensor, in the order in which they do.
+
+    It is from left to right, but for FSDP2 over tensor parallelism along the same dimension: torch
+    writes [_StridedShard(d, split_factor=n), Shard(d)] for what n ranks of the mesh dimension on
+    the right cut first. Raises UnsupportedTensor for all that does not leave one box a rank.
+    """
+    mesh, placements = tensor.device_mesh, tensor.placements
+    first: list[int] = []
+    last: list[int] = []
+    for axis, placement in enumerate(placements):
+        kind = type(placement).__name__
+        if kind == "Shard":
+            first.append(axis)
+        elif kind == "_StridedShard" and placement.split_factor == prod(
+            mesh.size(other)
+            for other, right in enumerate(placements)
+            if type(right).__name__ == "Shard" and right.dim == placement.dim and other > axis
+        ):
+            last.append(axis)
+        elif kind != "Replicate":
+            raise UnsupportedTensor(
+                name,
+                "DTensor",
+                f"{kind} ({placement}) on mesh dimension {axis}: only Shard, Replicate and what "
+                "FSDP2 makes of tensor parallelism can be sent; redistribute it first",
+            )
+    return first + last[::-1]

@@ -163,7 +163,7 @@ class Assemblies:
     async def describe(self, assembly: Assembly, index: int, layout: Layout) -> Scatter:
         """Notes a shard's header, waits for all of them, and gives where its bytes go."""
         try:
-            slices = decode(layout)
+            slices = await asyncio.to_thread(decode, layout)
         except SliceError as error:
             raise InvalidHeader(str(error)) from error
         before = assembly.described.get(index)

@@ -21,6 +21,7 @@ from sync_server.domain.versions import Pusher, Version
 from sync_server.storage.base import BlobStore, BlobWriter, StorageError
 from weightsync.digests import StreamDigester, tensor_digest
 from weightsync.layout import Layout, LayoutError, TensorEntry, header_size, parse
+from weightsync.slices import SLICES_KEY
 
 _PREFIX_BYTES = 8
 _WORTH_THREADS = 16 << 20
@@ -104,6 +105,12 @@ class Intake:
             raise InvalidHeader(str(error), problem=error.reason) from error
         self.digester = StreamDigester(self.layout)
 
+    def check_whole(self) -> None:
+        """Raises InvalidHeader for the header of a shard where a whole version is expected."""
+        assert self.layout is not None
+        if SLICES_KEY in self.layout.metadata:
+            raise InvalidHeader(f"the header has slices ({SLICES_KEY}), and this is no shard")
+
     def reserve(self) -> BlobWriter:
         """Makes the blob, unless it is there. Raises StorageFull."""
         if self.writer is None:
@@ -173,6 +180,7 @@ class Intake:
             self.layout = parse(view, len(view), self._max_header_bytes)
         except LayoutError as error:
             raise InvalidHeader(str(error), problem=error.reason) from error
+        self.check_whole()
         self.digester = digest_all(self.layout, view[self.layout.data_offset :])
         self.received = self.request.size_bytes
 

@@ -50,6 +50,7 @@ class UploadSession:
                 return
             big = intake.header_size > _BIG_HEADER
             await (asyncio.to_thread(intake.examine) if big else _at_once(intake.examine))
+            intake.check_whole()
             await self.store(intake.reserve)
             await self._prepare(intake.header_size)
             intake.store_header()

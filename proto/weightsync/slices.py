@@ -52,6 +52,7 @@ def encode(slices: Mapping[str, Placement]) -> dict[str, str]:
 def decode(layout: Layout) -> list[Slice]:
     """Every tensor of a shard as a slice, in the order of its bytes. Raises SliceError."""
     text = layout.metadata.get(SLICES_KEY, "{}")
+    _check_size(text, layout)
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -67,6 +68,20 @@ def decode(layout: Layout) -> list[Slice]:
         given = content.get(entry.name)
         found.append(whole if given is None else _slice(whole, given))
     return found
+
+
+def _check_size(text: str, layout: Layout) -> None:
+    """Raises SliceError for more than the tensors need: a Python object takes some 60 bytes, and
+    hostile JSON asks for one with three characters ("[],[],...")."""
+    count = len(layout.tensors)
+    names = "".join(entry.name for entry in layout.tensors)
+    # Twice 19 digits, a comma and a space a dimension; a character as two "\uXXXX".
+    longest = 12 * len(names) + 42 * sum(len(entry.shape) for entry in layout.tensors) + 16 * count
+    marks = (("[", 3), ("{", 0), ('"', 2))
+    if len(text) > longest + 16 or any(
+        text.count(mark) > each * count + names.count(mark) + 1 for mark, each in marks
+    ):
+        raise SliceError(f"the metadata {SLICES_KEY} is larger than {count} slices can be")
 
 
 def _slice(whole: Slice, given: Any) -> Slice:

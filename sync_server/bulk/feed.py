@@ -53,6 +53,7 @@ class Feed:
         intake.gather(self._scratch[:count])
         if intake.header_is_whole:
             intake.examine()
+            intake.check_whole()
             intake.reserve()
             while intake.ready < intake.header_size:
                 self._warm()

@@ -90,8 +90,7 @@ def _check_tiles(whole: Whole, boxes: set[Box]) -> None:
     covered = sum(prod(shape) for _, shape in boxes)
     total = prod(whole.shape)
     # By volume alone a gap can hide behind an overlap.
-    filled = [box for box in boxes if prod(box[1])]
-    if any(_overlap(one, other) for one, other in _pairs(filled)):
+    if _overlap([box for box in boxes if prod(box[1])]):
         raise InvalidHeader(f"tensor {whole.name!r}: slices of two shards overlap in part")
     if covered != total:
         raise InvalidHeader(
@@ -99,24 +98,28 @@ def _check_tiles(whole: Whole, boxes: set[Box]) -> None:
         )
 
 
-def _pairs(boxes: list[Box]) -> Iterable[tuple[Box, Box]]:
-    """Pairs that might overlap. Boxes that differ in one dimension alone need only neighbours."""
-    if len(boxes) < 2:
-        return ()
-    starts, shapes = zip(*boxes, strict=True)
-    differing = [
-        axis
-        for axis in range(len(starts[0]))
-        if len({(start[axis], shape[axis]) for start, shape in zip(starts, shapes, strict=True)})
-        > 1
-    ]
-    if len(differing) == 1:
-        ordered = sorted(boxes, key=lambda box: box[0][differing[0]])
-        return pairwise(ordered)
-    return combinations(boxes, 2)
+def _overlap(boxes: list[Box]) -> bool:
+    """Whether any two of different boxes share an element.
+
+    Linear in a grid of boxes, however many ranks make it: dimension by dimension they fall into
+    groups that lie side by side. Only groups that do not are compared pair by pair.
+    """
+    todo = [(boxes, 0)]
+    while todo:
+        some, axis = todo.pop()
+        if len(some) < 2:
+            continue
+        groups: dict[tuple[int, int], list[Box]] = {}
+        for box in some:
+            groups.setdefault((box[0][axis], box[1][axis]), []).append(box)
+        if all(a + n <= b for (a, n), (b, _) in pairwise(sorted(groups))):
+            todo += [(group, axis + 1) for group in groups.values()]
+        elif any(_share(one, other) for one, other in combinations(some, 2)):
+            return True
+    return False
 
 
-def _overlap(one: Box, other: Box) -> bool:
+def _share(one: Box, other: Box) -> bool:
     return all(
         a < b + m and b < a + n
         for a, n, b, m in zip(one[0], one[1], other[0], other[1], strict=True)

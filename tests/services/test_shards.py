@@ -183,6 +183,19 @@ def test_slices_that_make_no_tensor(
     }
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_slice_is_no_version(server: ServerProcess, run_id: str, count: int) -> None:
+    stream = Stream({"w": torch.ones(4)}, {"w": ((8,), (0,))})
+    with open_channel(server.address) as channel:
+        call: Any = channel.stream_unary(
+            "/weightsync.v1.WeightService/UploadWeights",
+            request_serializer=None,
+            response_deserializer=weights_pb2.UploadWeightsResponse.FromString,
+        )
+        found = refused(call, iter(stream.frames(run_id, 1, 0, count)))
+    assert (found.reason, "no shard" in found.text) == ("INVALID_HEADER", True)
+
+
 def test_who_is_missing_is_said(hasty: ServerProcess, run_id: str) -> None:
     with SyncClient(hasty.address, run=run_id) as client:
         with ThreadPoolExecutor(2) as threads:
