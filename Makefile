@@ -13,7 +13,7 @@ ARGS ?=
 VENV_STAMP := .venv/.stamp
 PROTO_STAMP := .venv-proto/.stamp
 
-.PHONY: help venv demo test lint format bench histories proto proto-check compat clean soak fuzz docker-check docs
+.PHONY: help venv demo test lint format bench bench-compare histories proto proto-check compat clean soak fuzz docker-check docs
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -61,6 +61,10 @@ histories: $(VENV_STAMP) ## 10,000 random histories and 100,000 races on the rea
 
 bench: $(VENV_STAMP) ## run the benchmarks
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+bench-compare: $(VENV_STAMP) ## run them beside Arrow Flight and a Ray actor, which it installs
+	@.venv/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[compare]'
+	@.venv/bin/python -m benchmarks --with flight,ray $(ARGS)
 
 proto: $(VENV_STAMP) $(PROTO_STAMP) ## generate the code of the .proto files again
 	@scripts/protos.sh write

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("grpcio", "protobuf", "torch", "xxhash", "uvloop")
+_PACKAGES = ("grpcio", "protobuf", "torch", "xxhash", "uvloop", "pyarrow", "ray")
 
 
 def describe() -> dict[str, Any]:
@@ -26,6 +26,16 @@ def describe() -> dict[str, Any]:
 def load() -> float:
     """The load average of the last minute: above the number of cores, mistrust the figures."""
     return round(os.getloadavg()[0], 2)
+
+
+def available_memory() -> int:
+    """Bytes that programs can still take without swapping; all of it where /proc does not tell."""
+    path = Path("/proc/meminfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return _memory()
 
 
 def _cpu() -> str:

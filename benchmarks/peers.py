@@ -1,14 +1,11 @@
-"""The two processes beside the server: a trainer that sends and an explorer that receives.
+"""Handles on the processes beside the service: a trainer that sends, explorers that receive.
 
-Each is a fresh interpreter that does what it is told over a pipe, one thing at a time, and holds
-its tensors all the while: what is timed is the transfer, never the making of memory.
+Each is a fresh interpreter that does what it is told over a pipe, one thing at a time.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import socket
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,87 +14,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import model, plain_socket
-from sync_client import SyncClient
-from sync_client.tensors import StateDictSource
+from benchmarks.roles import Explorer, Trainer
 
 _JOIN_SECONDS = 10.0
-Timed = tuple[float, float]
-"""(wall seconds, CPU seconds of this process) of one transfer."""
-
-
-class _Trainer:
-    def __init__(self, address: str, size_bytes: int, *, fresh: bool) -> None:
-        self._state_dict = model.make_state_dict(size_bytes)
-        if not fresh:
-            model.work(self._state_dict)
-        self._client = SyncClient(address)
-        self._worker = self._client.register("trainer")
-        self._socket: socket.socket | None = None
-
-    def total_bytes(self) -> int:
-        return model.total_bytes(self._state_dict)
-
-    def connect(self, port: int) -> None:
-        self._socket = plain_socket.connect(port)
-
-    def send(self) -> Timed:
-        assert self._socket is not None
-        # The same bytes from the same memory as a push: the safetensors header, then the tensors.
-        views = list(StateDictSource(self._state_dict).segments())
-        cpu = time.process_time()
-        wall = plain_socket.send(self._socket, views)
-        return wall, time.process_time() - cpu
-
-    def push(self, version: int, transport: str) -> tuple[Timed, str]:
-        model.train(self._state_dict)
-        wall, cpu = time.perf_counter(), time.process_time()
-        info = self._worker.push(self._state_dict, version=version, transport=transport)
-        return (time.perf_counter() - wall, time.process_time() - cpu), info.digest
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._client.close()
-
-
-class _Explorer:
-    def __init__(self, address: str, size_bytes: int, *, fresh: bool) -> None:
-        self._state_dict = model.make_state_dict(size_bytes, seed=1)
-        if not fresh:
-            model.work(self._state_dict)
-        stream = StateDictSource(self._state_dict).layout.total_bytes
-        self._buffer = memoryview(bytearray(b"\x01") * stream)  # written, so its pages are there
-        self._client = SyncClient(address)
-        self._worker = self._client.register("explorer")
-        self._listener = plain_socket.listen()
-        self._socket: socket.socket | None = None
-
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
-
-    def accept(self) -> None:
-        self._socket, _ = self._listener.accept()
-
-    def receive(self) -> Timed:
-        assert self._socket is not None
-        wall, cpu = time.perf_counter(), time.process_time()
-        plain_socket.receive(self._socket, self._buffer)
-        return time.perf_counter() - wall, time.process_time() - cpu
-
-    def pull(self, version: int, transport: str) -> tuple[Timed, str]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        pulled = self._worker.pull(version, into=self._state_dict, transport=transport)
-        return (time.perf_counter() - wall, time.process_time() - cpu), pulled.digest
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._listener.close()
-        self._client.close()
-
-
-_KINDS: dict[str, Callable[..., Any]] = {"trainer": _Trainer, "explorer": _Explorer}
+_KINDS: dict[str, Callable[..., Any]] = {"trainer": Trainer, "explorer": Explorer}
 
 
 class Peer:
@@ -114,6 +34,8 @@ class Peer:
         )
         self._process.start()
         theirs.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
 
     def __enter__(self) -> Peer:
         return self

@@ -1,23 +1,19 @@
-"""The measurement: the plain socket, then push and pull each way, and again, so that all of them
-see the same machine."""
+"""The measurement: every way once, and again, so that all of them see the same machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from statistics import median
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
-from benchmarks import machine
-from benchmarks.peers import Peer, Timed
-from benchmarks.server import ServerProcess, blob_directory, running_server
+from benchmarks import machine, rivals
+from benchmarks.peers import Peer
+from benchmarks.processes import Service, Watch, anonymous_bytes
+from benchmarks.results import Results, Sample
+from benchmarks.roles import Timed
+from benchmarks.server import blob_directory, running_server
+from benchmarks.ways import GIB, MAPPED, MEMCPY, SOCKET, TRANSPORTS, both
 
-GIB = 2**30
-SOCKET = "plain socket"
-TRANSPORTS = ("grpc", "http", "shared-memory")
-PUSH, PULL = "push {}", "pull {}"
-TRANSFERS = tuple(way.format(transport) for transport in TRANSPORTS for way in (PUSH, PULL))
-WAYS = (SOCKET, *TRANSFERS)
 KEPT_VERSIONS = 2
 # From then on a push is written into the file of a retired version, as it is in a long run, and
 # the trainer has mapped each of those files.
@@ -25,118 +21,129 @@ WARM_UP_ROUNDS = KEPT_VERSIONS + 1
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One transfer: wall seconds, and CPU seconds of each process that took part."""
-
-    seconds: float
-    cpu: dict[str, float]
-
-
-@dataclass
-class Results:
-    """Everything that was measured in one run. Samples of one index come from the same round."""
+class Plan:
+    """What to measure: bytes, rounds that count, explorers that pull at once, and against whom."""
 
     size_bytes: int
-    blobs_on_tmpfs: bool
-    fresh_processes: bool
-    samples: dict[str, list[Sample]] = field(default_factory=lambda: {way: [] for way in WAYS})
-    warm_up: dict[str, list[Sample]] = field(default_factory=lambda: {way: [] for way in WAYS})
-    server_anonymous_bytes: int = 0
-    load_before: float = 0.0
-    load_after: float = 0.0
+    repeat: int
+    explorers: int = 1
+    rivals: tuple[str, ...] = ()
+    fresh: bool = False
+    """With processes that have done nothing before; see `model.work`."""
+    keep_versions: int = KEPT_VERSIONS
 
-    def rates(self, way: str) -> list[float]:
-        """GiB a second of each round."""
-        return [self.size_bytes / GIB / sample.seconds for sample in self.samples[way]]
-
-    def ratios(self, way: str) -> list[float]:
-        """The rate over that of the plain socket in the same round."""
-        reference = self.rates(SOCKET)
-        return [rate / base for rate, base in zip(self.rates(way), reference, strict=True)]
-
-    def cpu_per_gib(self, way: str) -> dict[str, float]:
-        """Process -> median CPU seconds a GiB. Other programs on the machine disturb it least."""
-        samples = self.samples[way]
-        return {
-            process: median(sample.cpu[process] for sample in samples) * GIB / self.size_bytes
-            for process in samples[0].cpu
-        }
+    def memory_bytes(self) -> int:
+        """About what all processes and files hold at once; measured, and rounded up."""
+        payloads = 2 + self.explorers + self.keep_versions + 1  # with the references' buffer
+        if "flight" in self.rivals:
+            payloads += 3 + self.explorers
+        if "ray" in self.rivals:
+            payloads += 4 + 4 * self.explorers
+        return payloads * self.size_bytes
 
 
-def measure(
-    size_bytes: int, repeat: int, say: Callable[[str], None], *, fresh: bool = False
-) -> Results:
-    """Warm-up rounds that are kept apart, then `repeat` rounds of the socket and all transfers.
+def measure(plan: Plan, say: Callable[[str], None]) -> Results:
+    """Warm-up rounds that are kept apart, then those that count.
 
-    `fresh`: with processes that have done nothing before; see `model.work`. Each pull must give
-    the digest of the push before it. Raises RuntimeError.
+    Every pull must give the digest of the push before it. Raises RuntimeError.
     """
-    parent = blob_directory(size_bytes)
-    with (
-        running_server(parent, KEPT_VERSIONS, shared_memory=True, http=True) as server,
-        Peer("trainer", server.address, size_bytes, fresh=fresh) as trainer,
-        Peer("explorer", server.address, size_bytes, fresh=fresh) as explorer,
-    ):
-        trainer.call("connect", explorer.call("port"))
-        explorer.call("accept")
-        results = Results(trainer.call("total_bytes"), parent is not None, fresh)
+    parent = blob_directory(plan.size_bytes, plan.keep_versions + 1)
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            running_server(parent, plan.keep_versions, shared_memory=True, http=True)
+        )
+        services = {
+            name: stack.enter_context(rivals.running(name, plan.size_bytes, plan.explorers))
+            for name in plan.rivals
+        }
+        trainer, *explorers = (
+            stack.enter_context(Peer(kind, server.address, plan.size_bytes, fresh=plan.fresh))
+            for kind in ("trainer", *["explorer"] * plan.explorers)
+        )
+        trainer.call("connect", explorers[0].call("listen"))
+        explorers[0].call("accept")
+        for name, service in services.items():
+            for peer in (trainer, *explorers):
+                peer.call("join", name, service.address)
+        total = trainer.call("total_bytes")
+        results = Results(total, parent is not None, plan.fresh, plan.explorers, plan.rivals)
         results.load_before = machine.load()
-        with server.watching_memory() as peak:
-            for number in range(1, WARM_UP_ROUNDS + repeat + 1):
-                found = _round(server, trainer, explorer, number * len(TRANSPORTS))
-                warm = number > WARM_UP_ROUNDS
-                for way, sample in found.items():
-                    (results.samples if warm else results.warm_up)[way].append(sample)
-                say(_line(found, results.size_bytes, number - WARM_UP_ROUNDS, repeat))
-        results.server_anonymous_bytes = peak[0]
+        warm_up_rounds = plan.keep_versions + 1
+        for number in range(1, warm_up_rounds + plan.repeat + 1):
+            found = _Round(trainer, explorers).run(server, services, number * len(TRANSPORTS))
+            results.add(found, warm_up=number <= warm_up_rounds)
+            say(_line(found, total, number - warm_up_rounds, plan.repeat))
         results.load_after = machine.load()
     return results
 
 
-def _round(server: ServerProcess, trainer: Peer, explorer: Peer, first: int) -> dict[str, Sample]:
-    explorer.start("receive")
-    sent: Timed = trainer.call("send")
-    received: Timed = explorer.result()
+class _Round:
+    def __init__(self, trainer: Peer, explorers: Sequence[Peer]) -> None:
+        self._trainer, self._explorers = trainer, explorers
+        self._base = {peer: anonymous_bytes(peer.pid) for peer in (trainer, *explorers)}
 
-    found = {SOCKET: Sample(sent[0], {"sender": sent[1], "receiver": received[1]})}
-    for version, transport in enumerate(TRANSPORTS, first):
-        at_push = server.cpu_seconds()
-        pushed, digest = trainer.call("push", version, transport)
-        at_pull = server.cpu_seconds()
-        pulled, got = explorer.call("pull", version, transport)
-        at_end = server.cpu_seconds()
-        if got != digest:
-            raise RuntimeError(f"version {version} was pushed as {digest} and pulled as {got}")
-        push = Sample(pushed[0], {"client": pushed[1], "server": at_pull - at_push})
-        pull = Sample(pulled[0], {"client": pulled[1], "server": at_end - at_pull})
-        found[PUSH.format(transport)], found[PULL.format(transport)] = push, pull
-    return found
+    def run(self, server: Service, services: dict[str, Service], version: int) -> dict[str, Sample]:
+        found = self._references(server)
+        for transport in TRANSPORTS:
+            push, pull = both(transport)
+            found[push] = self._push(server, "push", version, transport)
+            digest = self._trainer.call("digest")
+            if transport == "shared-memory":  # first, so that nothing of the version is known
+                found[MAPPED] = self._pull(server, "map", version)
+                self._check(MAPPED, "mapped_digest", digest)
+            found[pull] = self._pull(server, "pull", version, transport)
+            self._check(pull, "digest", digest)
+            version += 1
+        for name, service in services.items():
+            push, pull = both(name)
+            found[push] = self._push(service, "push_to", name)
+            digest = self._trainer.call("digest")
+            found[pull] = self._pull(service, "pull_from", name)
+            self._check(pull, "digest", digest)
+        return found
+
+    def _references(self, server: Service) -> dict[str, Sample]:
+        first = self._explorers[0]
+        # Watched only because the others are: watching takes a little of the CPU.
+        with Watch(server, "explorer", {first.pid: self._base[first]}):
+            first.start("receive")
+            sent: Timed = self._trainer.call("send")
+            received: Timed = first.result()
+            copied: Timed = first.call("memcpy")
+        return {
+            SOCKET: Sample(sent[1] - sent[0], {"sender": sent[2], "receiver": received[2]}),
+            MEMCPY: Sample(copied[1] - copied[0], {"client": copied[2]}),
+        }
+
+    def _push(self, service: Service, method: str, *arguments: object) -> Sample:
+        return self._sample(service, "trainer", [self._trainer], method, *arguments)
+
+    def _pull(self, service: Service, method: str, *arguments: object) -> Sample:
+        return self._sample(service, "explorer", self._explorers, method, *arguments)
+
+    def _sample(
+        self, service: Service, role: str, peers: Sequence[Peer], method: str, *arguments: object
+    ) -> Sample:
+        with Watch(service, role, {peer.pid: self._base[peer] for peer in peers}) as watch:
+            before = service.cpu_seconds()
+            for peer in peers:
+                peer.start(method, *arguments)
+            taken: list[Timed] = [peer.result() for peer in peers]
+            cpu = {"client": sum(t[2] for t in taken), "server": service.cpu_seconds() - before}
+        seconds = max(end for _, end, _ in taken) - min(begin for begin, _, _ in taken)
+        each = tuple(end - begin for begin, end, _ in taken)
+        return Sample(seconds, cpu, each, watch.peaks)
+
+    def _check(self, way: str, method: str, digest: str) -> None:
+        for number, peer in enumerate(self._explorers):
+            if (got := peer.call(method)) != digest:
+                raise RuntimeError(f"{way}: explorer {number} has {got}, {digest} was pushed")
 
 
 def _line(found: dict[str, Sample], size_bytes: int, number: int, repeat: int) -> str:
     what = f"round {number} of {repeat}" if number > 0 else "warming up"
-    rates = (f"{way} {size_bytes / GIB / sample.seconds:.2f}" for way, sample in found.items())
+    rates = (
+        f"{way} {size_bytes * sample.receivers / GIB / sample.seconds:.2f}"
+        for way, sample in found.items()
+    )
     return f"{what}: {', '.join(rates)} GiB/s"
-
-
-def summary(results: Results) -> dict[str, Any]:
-    """Way -> rates, ratios and CPU seconds; ready for JSON."""
-    return {
-        way: {
-            "gib_per_s": _spread(results.rates(way)),
-            "ratio_to_plain_socket": _spread(results.ratios(way)),
-            "cpu_seconds_per_gib": {
-                process: round(seconds, 3) for process, seconds in results.cpu_per_gib(way).items()
-            },
-            "seconds": [round(sample.seconds, 4) for sample in results.samples[way]],
-        }
-        for way in WAYS
-    }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-    }

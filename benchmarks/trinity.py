@@ -22,9 +22,10 @@ from statistics import median
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.rounds import GIB, KEPT_VERSIONS, WARM_UP_ROUNDS
+from benchmarks.rounds import KEPT_VERSIONS, WARM_UP_ROUNDS
 from benchmarks.server import blob_directory, running_server
 from benchmarks.trinity_sides import OurSide, RaySide
+from benchmarks.ways import GIB
 
 PUSH, PULL, ITERATE = "set_model_state_dict", "get_model_state_dict", "iterator"
 WAYS = (PUSH, PULL, ITERATE)

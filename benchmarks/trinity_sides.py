@@ -164,7 +164,7 @@ class RaySide:
         self._ray = ray
         _without_omegaconf()
         # Ray's 15 would put its workers behind every other program of the machine, and ours not.
-        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so it is called  # noqa: SIM112 - Ray spells it so
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
         ray.init(
             namespace=_NAMESPACE,
             include_dashboard=False,
