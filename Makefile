@@ -79,5 +79,9 @@ clean: ## remove every environment, cache and build output
 	rm -rf .venv .venv-proto .venv-compat-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-soak fuzz docker-check docs:
+soak: $(VENV_STAMP) ## the long forms of the fault tests: cuts of a GiB, ten minutes of pauses, a thousand random sequences
+	@WEIGHTSYNC_CUTS_MIB=1024 WEIGHTSYNC_PAUSES=600 WEIGHTSYNC_SEQUENCES=1000 .venv/bin/python -m pytest \
+	    tests/faults/test_http_cuts.py tests/faults/test_lost_workers.py tests/upstream/test_synchronizer.py $(ARGS)
+
+fuzz docker-check docs:
 	@echo "make $@: not there yet" >&2; exit 1

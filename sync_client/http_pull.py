@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any
 
 from sync_client import errors
 from sync_client.connection import Connection, Patience
-from sync_client.http_answer import Answer
+from sync_client.http_fetch import Fetch
 from sync_client.http_way import HttpWay
 from sync_client.http_wire import Job, Place, run
 from sync_client.transfer import Progress, Received, Sink
 from weightsync.digests import version_digest
-from weightsync.layout import Layout, LayoutError, UnknownTensor, header_size, parse
+from weightsync.layout import LayoutError
 from weightsync.v1 import weights_pb2 as pb
 from weightsync.v1 import weights_pb2_grpc
 
-_PREFIX_BYTES = 8
-_FIRST_BYTES = 64 << 10  # the header, of all but the largest models
-_PIECE_BYTES = 1 << 20  # what is hashed is still in the processor's cache then
 _STUB = weights_pb2_grpc.WeightServiceStub
+_STEP_BYTES = 16 << 20  # of an iterator: a request costs what 2 MiB cost
 
 
 async def pull_http(
@@ -38,147 +35,104 @@ async def pull_http(
     What broke is resumed where it was; what does not have its digest is fetched once more. Raises
     what a download raises.
     """
+    wire_bytes = 0
+    for attempt in (1, 2):
+        fetch: Fetch | None = None
+        problem = ""
+        try:
+            async for fetch in _steps(
+                connection, name, tensor_names, sink, progress, None, least_bytes
+            ):
+                problem = await _problem(connection, fetch)
+        except LayoutError as error:
+            problem = f"the received header is damaged: {error}"
+        if fetch is None and not problem:
+            return None
+        if fetch is not None:
+            wire_bytes += fetch.received
+            if not problem:
+                return Received(fetch.version, wire_bytes, "http") if fetch.over else None
+        if attempt == 2:
+            raise errors.DigestMismatch(f"{name}: {problem}")
+    raise AssertionError("unreachable")
+
+
+async def iter_http(
+    connection: Connection, name: str, tensor_names: Sequence[str], sink: Sink
+) -> AsyncIterator[None]:
+    """Fills `sink` step by step, and yields after each of them.
+
+    Ends at once, with nothing in the sink, where that can't be done here. Raises what a download
+    raises, and ServerUnavailable where the port is gone in the middle.
+    """
+    over = True
+    async for fetch in _steps(connection, name, tensor_names, sink, None, _STEP_BYTES, 0):
+        over = fetch.over
+        yield
+    if not over:
+        raise errors.ServerUnavailable(f"the HTTP port is out of reach in the middle of {name}")
+
+
+async def _steps(
+    connection: Connection,
+    name: str,
+    tensor_names: Sequence[str],
+    sink: Sink,
+    progress: Progress | None,
+    limit: int | None,
+    least_bytes: int,
+) -> AsyncIterator[Fetch]:
+    """Fetches `limit` bytes at a time, resumes what broke, and yields after each step.
+
+    It ends when all came, or where there is no way over HTTP (any more).
+    """
     way = HttpWay.of(connection)
     patience = Patience(connection.retry_for)
     fetch: Fetch | None = None
-    wire_bytes, attempts = 0, 0
+    place: Place | None = None
     while way.open:
-        request = pb.PlanDownloadRequest(name=name, tensor_names=tensor_names, transports=["http"])
-        try:
-            plan = await connection.call(_STUB, "PlanDownload", request)
-        except errors.Unimplemented:
-            way.close("the server is of an earlier release")
-            break
-        offers = [p.http for p in plan.locations if p.HasField("http")]
-        version = plan.weight_version
-        if not offers or version.size_bytes < least_bytes:
-            return None
-        if fetch is None:
-            fetch = Fetch(version, tensor_names, sink, progress)
-        elif version.digest != fetch.version.digest:
-            raise errors.VersionExists(f"{name} now has other bytes ({version.digest})")
+        if place is None:
+            plan = await _plan(connection, way, name, tensor_names)
+            if plan is None or plan[0].size_bytes < least_bytes:
+                return
+            version, place = plan
+            if fetch is None:
+                fetch = Fetch(version, tensor_names, sink, progress)
+            elif version.digest != fetch.version.digest:
+                raise errors.VersionExists(f"{name} now has other bytes ({version.digest})")
+        assert fetch is not None
         before = fetch.done
-        place = Place.of(offers[0], connection.target.server)
         job = Job(way.pool)
         try:
-            await run(job, partial(fetch.run, job, place))
-            problem = await _problem(connection, fetch)
-        except LayoutError as error:
-            problem = f"the received header is damaged: {error}"
+            await run(job, partial(fetch.run, job, place, limit))
         except (errors.ServerUnavailable, errors.InvalidTicket) as error:
+            place = None  # a server that was started again has another port, and other tickets
             if way.failed(error):
-                return None
+                return
             if fetch.done > before:  # it moves: be patient anew
                 patience = Patience(connection.retry_for)
             if not await patience.pause():
                 raise
             continue
         way.worked()
-        wire_bytes += fetch.received
-        if not problem:
-            return Received(fetch.version, wire_bytes, "http")
-        attempts += 1
-        if attempts == 2:
-            raise errors.DigestMismatch(f"{name}: {problem}")
-        fetch = None
-    return None
+        yield fetch
+        if fetch.over:
+            return
 
 
-class Fetch:
-    """One version on its way, across its interruptions."""
-
-    def __init__(
-        self,
-        version: pb.WeightVersion,
-        tensor_names: Sequence[str],
-        sink: Sink,
-        progress: Progress | None,
-    ) -> None:
-        self.version = version
-        self.tensor_names = tensor_names
-        self.sink = sink
-        self.layout: Layout | None = None
-        """Of what is fetched."""
-        self.digest = ""
-        """Of what arrived, once all did."""
-        self.done = 0
-        self.received = 0
-        """Bytes that came, also those that came twice."""
-        self._progress = progress
-        self._ranges: list[tuple[int, int]] = []
-
-    def run(self, job: Job, place: Place) -> None:
-        """Fetches what is missing; blocks. Raises LayoutError, and what `Job.get` raises."""
-        if self.layout is None:
-            self._begin(job, place)
-        while self._ranges:
-            begin, end = self._ranges[0]
-            with job.get(place, "GET", begin, end) as answer:
-                self._receive(answer)
-        if not self.digest:
-            self.digest = self.sink.digest()
-
-    def _begin(self, job: Job, place: Place) -> None:
-        size = self.version.size_bytes
-        header = self._read(job, place, 0, min(_FIRST_BYTES, size))
-        needed = header_size(header[:_PREFIX_BYTES], size)
-        if needed > len(header):
-            header += self._read(job, place, len(header), needed)
-        whole = parse(header[:needed], size)
-        start = whole.data_offset
-        if not self.tensor_names:
-            layout, ranges = whole, [(0, whole.data_bytes)]
-        else:
-            try:
-                layout, ranges = whole.select(self.tensor_names)
-            except UnknownTensor as error:
-                raise errors.TensorNotFound(f"version {self.version.version}: {error}") from error
-        self.sink.begin(layout)
-        self.layout = layout
-        self.done = layout.data_offset
-        self._ranges = [(start + begin, start + end) for begin, end in ranges if begin < end]
-        surplus = header[needed:]
-        if surplus and not self.tensor_names:
-            self.sink.write(memoryview(surplus))
-            self.done += len(surplus)
-            begin, end = self._ranges.pop()
-            if begin + len(surplus) < end:
-                self._ranges.append((begin + len(surplus), end))
-
-    def _read(self, job: Job, place: Place, begin: int, end: int) -> bytes:
-        with job.get(place, "GET", begin, end) as answer:
-            data = answer.read()
-        self.received += len(data)
-        if len(data) != end - begin:
-            raise errors.ServerUnavailable("an answer of another length than was asked for")
-        return data
-
-    def _receive(self, answer: Answer) -> None:
-        """Reads the first of the ranges, and strikes off what came."""
-        sink: Any = self.sink
-        in_place = hasattr(sink, "window")
-        scratch = memoryview(b"" if in_place else bytearray(_PIECE_BYTES))
-        begin, end = self._ranges[0]
-        if answer.length != end - begin:
-            raise errors.ServerUnavailable("an answer of another length than was asked for")
-        assert self.layout is not None
-        while begin < end:
-            limit = min(_PIECE_BYTES, end - begin)
-            window = sink.window(limit) if in_place else scratch[:limit]
-            count = answer.into(window)
-            if not count:
-                raise ConnectionError("the answer ended early")
-            if in_place:
-                sink.advance(count)
-            else:
-                sink.write(window[:count])
-            begin += count
-            self._ranges[0] = begin, end
-            self.done += count
-            self.received += count
-            if self._progress is not None:
-                self._progress(self.done, self.layout.total_bytes)
-        self._ranges.pop(0)
+async def _plan(
+    connection: Connection, way: HttpWay, name: str, tensor_names: Sequence[str]
+) -> tuple[pb.WeightVersion, Place] | None:
+    request = pb.PlanDownloadRequest(name=name, tensor_names=tensor_names, transports=["http"])
+    try:
+        plan = await connection.call(_STUB, "PlanDownload", request)
+    except errors.Unimplemented:
+        way.close("the server is of an earlier release")
+        return None
+    offers = [p.http for p in plan.locations if p.HasField("http")]
+    if not offers:
+        return None
+    return plan.weight_version, Place.of(offers[0], connection.target.server)
 
 
 async def _problem(connection: Connection, fetch: Fetch) -> str:

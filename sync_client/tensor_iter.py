@@ -9,8 +9,9 @@ import torch
 
 from sync_client import errors
 from sync_client.connection import Connection
+from sync_client.http_pull import iter_http
 from sync_client.tensor_memory import from_bytes, memory_view, torch_type
-from sync_client.transfer import Incoming
+from sync_client.transfer import WORTH_A_PLAN, Incoming
 from sync_client.types import TensorInfo
 from weightsync.digests import StreamDigester
 from weightsync.frames import FrameError
@@ -71,14 +72,25 @@ class _TensorSink:
 async def iter_tensors(
     connection: Connection, name: str, tensor_names: Sequence[str], infos: Sequence[TensorInfo]
 ) -> AsyncIterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) in the order of the bytes; in memory are the one that arrives and one chunk.
+    """(name, tensor) in the order of the bytes; in memory are the one that arrives, and what of the
+    next ones comes along with it (16 MiB at most).
 
     Raises DigestMismatch before a damaged tensor would be given out, ServerUnavailable and the
     like. The server waits while the consumer is busy.
     """
-    sink = _TensorSink({info.name: info.digest for info in infos})
-    incoming = Incoming(sink)
+    expected = {info.name: info.digest for info in infos}
+    sink = _TensorSink(expected)
+    given = False
     try:
+        size = sum(info.size for info in infos)
+        if size > WORTH_A_PLAN:
+            async for _ in iter_http(connection, name, tensor_names, sink):
+                given = True
+                while sink.complete:
+                    yield sink.complete.popleft()
+        if given:
+            return
+        incoming = Incoming(sink)
         async for _ in incoming.receive(connection, name, tensor_names):
             while sink.complete:
                 yield sink.complete.popleft()

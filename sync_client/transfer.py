@@ -31,6 +31,8 @@ UPLOAD = "/weightsync.v1.WeightService/UploadWeights"
 _DOWNLOAD = "/weightsync.v1.WeightService/DownloadWeights"
 _PREFIX_BYTES = 8
 _SMALL_BYTES = 1 << 20
+WORTH_A_PLAN = 1 << 20
+"""Less has gone over gRPC before the server has answered where else it could go."""
 
 
 class Source(Protocol):

@@ -9,11 +9,16 @@ from sync_client.connection import Connection
 from sync_client.http_pull import pull_http
 from sync_client.http_push import push_http
 from sync_client.shared_push import push_shared
-from sync_client.transfer import Progress, Received, Sink, Source, download, upload
+from sync_client.transfer import (
+    WORTH_A_PLAN,
+    Progress,
+    Received,
+    Sink,
+    Source,
+    download,
+    upload,
+)
 from weightsync.v1 import weights_pb2 as pb
-
-# Smaller ones have gone over gRPC before the server has answered where else they could go.
-_WORTH_A_PLAN = 1 << 20
 
 
 async def push_bytes(
@@ -29,7 +34,7 @@ async def push_bytes(
     raises.
     """
     response = None
-    worth_it = transport is None and source.layout.total_bytes > _WORTH_A_PLAN
+    worth_it = transport is None and source.layout.total_bytes > WORTH_A_PLAN
     if transport == "shared-memory" or worth_it:
 
         async def shared() -> pb.UploadWeightsResponse | None:
@@ -54,7 +59,7 @@ async def pull_bytes(
 ) -> Received:
     """Fills `sink` with a version over the network. Raises as `push_bytes`."""
     if transport in (None, "http"):
-        least = _WORTH_A_PLAN if transport is None else 0
+        least = WORTH_A_PLAN if transport is None else 0
         received = await pull_http(connection, name, tensor_names, sink, progress, least)
         if received is not None:
             return received

@@ -103,6 +103,18 @@ def test_a_pull_with_fifty_cuts(proxied: FaultProxy, http: SyncClient) -> None:
     assert same(into, sent)
 
 
+def test_an_iterator_goes_on_where_it_was(proxied: FaultProxy, http: SyncClient) -> None:
+    sent = weights(40)
+    http.push(sent, 1, transport="grpc")
+    source = random.Random(3)
+    way = proxied.arm("down", cut_after=[source.randrange(1, 8 * MIB) for _ in range(5)])
+    assert same(dict(http.iter_tensors(1)), sent)
+    assert way.cuts == 5
+    assert way.total > 40 * MIB  # it did come this way
+    chosen = ["tensor.8", "tensor.2", "tensor.0"]
+    assert same(dict(http.iter_tensors(1, names=chosen)), {name: sent[name] for name in chosen})
+
+
 def test_cuts_in_the_heads(proxied: FaultProxy, http: SyncClient) -> None:
     sent = weights(4)
     proxied.arm("up", cut_after=[1, 50, 200, 350])
@@ -189,6 +201,7 @@ def test_a_port_that_leads_nowhere(
         assert pulled.transport == "grpc"
         assert same(dict(pulled.state_dict), sent)
         assert client.pull(1).transport == "grpc"
+        assert same(dict(client.iter_tensors(1)), sent)
         said = [record.getMessage() for record in caplog.records if "no HTTP" in record.message]
         assert len(said) == 1
         assert "127.0.0.1:9" in said[0]
